@@ -1,0 +1,51 @@
+"""Every error dualml raises on purpose. Messages read `[op] what was expected, what came. How to fix it.`"""
+
+from __future__ import annotations
+
+
+class DualmlError(Exception):
+    """The base of all dualml errors."""
+
+
+class ShapeError(DualmlError, ValueError):
+    """Shapes that do not fit together."""
+
+
+class DTypeError(DualmlError, TypeError):
+    """A dtype that an op or a backend does not take."""
+
+
+class BackendError(DualmlError, RuntimeError):
+    """A backend that is absent, mixed with another one, or cannot do what was asked."""
+
+
+class DeviceLostError(BackendError):
+    """The device went away: a driver reset, a watchdog, an unplugged card."""
+
+
+class OutOfMemoryError(BackendError, MemoryError):
+    """The device has no room for an allocation."""
+
+
+class LimitError(BackendError):
+    """A size above a fixed limit of the device, such as WebGPU's largest binding."""
+
+
+class GradientError(DualmlError, RuntimeError):
+    """A backward pass that cannot be right: a graph used twice, a saved value overwritten."""
+
+
+class KernelError(DualmlError, RuntimeError):
+    """A kernel whose declaration and sources disagree, or whose source does not compile."""
+
+
+class DataError(DualmlError, ValueError):
+    """A text, tokenizer or data set that cannot be used as it is."""
+
+
+class CheckpointError(DualmlError, RuntimeError):
+    """A checkpoint that is missing, incomplete, or of another model."""
+
+
+class TrainingError(DualmlError, RuntimeError):
+    """A training run that cannot go on, such as one whose loss is no longer a number."""
