@@ -1,0 +1,155 @@
+"""Array: device memory with a shape and a dtype. Always contiguous, no gradients. `run` launches a kernel on Arrays."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from . import runtime
+from .backends.base import Backend, Binding, Buffer
+from .dtypes import BY_SHORT, DType, as_dtype, float32, float64, from_numpy_dtype
+from .errors import BackendError, DTypeError, ShapeError
+from .kernel import Kernel, Scalar
+
+Shape = tuple[int, ...]
+
+
+class Array:
+    """`offset` is in elements; it is nonzero only for views into an arena (parameters, packed gradients)."""
+
+    __slots__ = ("__weakref__", "buffer", "dtype", "offset", "shape")
+
+    def __init__(self, buffer: Buffer, shape: Shape, dtype: DType, offset: int = 0) -> None:
+        self.buffer = buffer
+        self.shape = shape
+        self.dtype = dtype
+        self.offset = offset
+
+    @property
+    def backend(self) -> Backend:
+        return self.buffer.backend
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.backend.storage(self.dtype).itemsize
+
+    def reshape(self, *shape: int) -> Array:
+        """The same memory under another shape; one dimension may be -1."""
+        if -1 in shape:
+            known = -math.prod(shape)
+            shape = tuple((self.size // known if known else 0) if d == -1 else d for d in shape)
+        if math.prod(shape) != self.size:
+            raise ShapeError(f"[reshape] shape must hold {self.size} elements like {self.shape}, got {shape}.")
+        return Array(self.buffer, shape, self.dtype, self.offset)
+
+    def slot(self, start: int, shape: Shape) -> Array:
+        """A view of `shape` that begins `start` elements in. The start must be on the backend's alignment."""
+        itemsize = self.backend.storage(self.dtype).itemsize
+        if (self.offset + start) * itemsize % self.backend.alignment:
+            raise ShapeError(f"[slot] a view must begin at a multiple of {self.backend.alignment} bytes, "
+                             f"got element {start} of {itemsize} bytes.")
+        return Array(self.buffer, shape, self.dtype, self.offset + start)
+
+    def binding(self) -> Binding:
+        itemsize = self.backend.storage(self.dtype).itemsize
+        return Binding(self.buffer, self.offset * itemsize, self.size * itemsize)
+
+    def numpy(self) -> np.ndarray:
+        """A fresh NumPy array with the values, after everything launched so far."""
+        stored = self.backend.storage(self.dtype)
+        flat = self.backend.read(self.buffer, self.offset * stored.itemsize, stored, self.size)
+        return flat.astype(self.dtype.host, copy=False).reshape(self.shape)
+
+    def write(self, values: np.ndarray) -> None:
+        """Replaces the content by values of the same size."""
+        stored = self.backend.storage(self.dtype)
+        data = np.ascontiguousarray(values, self.dtype.host).astype(stored, copy=False)
+        if data.size != self.size:
+            raise ShapeError(f"[write] expected {self.size} values for shape {self.shape}, got {data.shape}.")
+        if self.size:
+            self.backend.write(self.buffer, self.offset * stored.itemsize, data.reshape(-1))
+        self.buffer.version += 1
+
+    def copy_from(self, other: Array) -> None:
+        """Replaces the content by another Array's of the same size, dtype and backend."""
+        itemsize = self.backend.storage(self.dtype).itemsize
+        if self.nbytes:
+            self.backend.copy(other.buffer, other.offset * itemsize, self.buffer, self.offset * itemsize, self.nbytes)
+        self.buffer.version += 1
+
+    def __repr__(self) -> str:
+        return f"Array({self.shape}, {self.dtype.name}, {self.backend.name})"
+
+
+def empty(shape: Shape, dtype: DType = float32, backend: Backend | None = None) -> Array:
+    """An Array of arbitrary content."""
+    backend = backend or runtime.current()
+    backend.check_dtype("empty", dtype)
+    return Array(backend.alloc(math.prod(shape) * backend.storage(dtype).itemsize), tuple(shape), dtype)
+
+
+def from_numpy(values: Any, dtype: DType | None = None, backend: Backend | None = None) -> Array:
+    """An Array with the values of anything NumPy understands."""
+    host = np.asarray(values)
+    made = empty(host.shape, dtype or from_numpy_dtype(host.dtype), backend)
+    if made.size:
+        made.write(host)
+    made.buffer.version = 0
+    return made
+
+
+def _one_backend(kernel: Kernel, arrays: tuple[Array, ...], like: Array | None) -> Backend:
+    if not arrays:
+        return like.backend if like is not None else runtime.current()
+    backend = arrays[0].backend
+    for array in arrays:
+        if array.backend is not backend:
+            raise BackendError(f"[{kernel.name}] all tensors must be on one backend, got {backend.name} and "
+                               f"{array.backend.name}. Move one with .to({backend.name!r}).")
+    return backend
+
+
+def run(kernel: Kernel, *arrays: Array, types: dict[str, DType] | None = None, backend: Backend | None = None,
+        out: tuple[Array | None, ...] = (), **scalars: Scalar) -> Any:
+    """Launches a kernel. Returns its outputs: one Array, a tuple of several, or None where all work is in place.
+
+    Args:
+        arrays: the inputs, in the signature's order.
+        types: dtypes of letters that no input binds (the result of a cast).
+        backend: where to run a kernel that has no inputs; the current one by default.
+        out: Arrays to write into, by output; None, or nothing, allocates.
+        scalars: the scalars of the signature, all of them.
+    """
+    target = backend or _one_backend(kernel, arrays, None)
+    dims = kernel.bind([a.shape for a in arrays], scalars)
+    bound = kernel.bind_types([a.dtype for a in arrays], types or {})
+    for _, dtype in bound:
+        if dtype not in target.dtypes:
+            target.check_dtype(kernel.name, dtype)
+    spec, program, count = runtime.specialise(target, kernel, bound, dims)
+    results = []
+    for index, arg in enumerate(kernel.outputs):
+        shape = tuple([kernel.size(d, dims) for d in arg.dims])
+        given = out[index] if index < len(out) else None
+        if given is not None and given.size != math.prod(shape):
+            raise ShapeError(f"[{kernel.name}] out for {arg.name} must have shape {shape}, got {given.shape}.")
+        results.append(given if given is not None else empty(shape, spec.dtype(arg), target))
+    for index in kernel.updated:
+        arrays[index].buffer.version += 1
+    if any(r.size for r in results) or any(arrays[i].size for i in kernel.updated):
+        groups = count(dims)
+        values = dict(dims, groups=groups)
+        params = np.array(tuple([values[n] for n, _ in kernel.params]), spec.struct).tobytes()
+        bindings = [a.binding() for a in (*arrays, *results)]
+        runtime.launch(runtime.Launch(target, spec, program, bindings, params, groups, dims))
+    return results[0] if len(results) == 1 else tuple(results) if results else None

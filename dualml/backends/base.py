@@ -1,0 +1,96 @@
+"""What a backend is: nine methods that move bytes and run compiled kernels. Shapes, gradients and ops never cross it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..dtypes import DType
+from ..errors import DTypeError
+from ..kernel import DeviceInfo, Spec
+
+
+class Buffer:
+    """Device memory of one backend, given back when the last reference goes. `version` counts writes from outside
+    a kernel's outputs, so that autograd notices a saved value that was overwritten."""
+
+    __slots__ = ("__weakref__", "backend", "handle", "nbytes", "version")
+
+    def __init__(self, backend: Backend, handle: Any, nbytes: int) -> None:
+        self.backend = backend
+        self.handle = handle
+        self.nbytes = nbytes
+        self.version = 0
+
+    def __del__(self) -> None:
+        backend = getattr(self, "backend", None)  # half-made when alloc raised
+        if backend is not None:
+            backend.free(self.handle, self.nbytes)
+
+
+class Binding:
+    """A stretch of a buffer that one kernel argument sees."""
+
+    __slots__ = ("buffer", "nbytes", "offset")
+
+    def __init__(self, buffer: Buffer, offset: int, nbytes: int) -> None:
+        self.buffer = buffer
+        self.offset = offset
+        self.nbytes = nbytes
+
+
+class Backend(ABC):
+    """Offsets and sizes are in bytes. All work is in order: a read sees every launch before it."""
+
+    name: str
+    device: DeviceInfo
+    dtypes: frozenset[DType]
+    alignment: int = 256  # of a view's offset into a buffer
+
+    def storage(self, dtype: DType) -> np.dtype:
+        """The NumPy dtype of the bytes this backend keeps for a dtype."""
+        return dtype.device
+
+    def check_dtype(self, op: str, dtype: DType) -> None:
+        if dtype not in self.dtypes:
+            have = ", ".join(sorted(d.name for d in self.dtypes))
+            raise DTypeError(f"[{op}] backend {self.name} on {self.device.name} has no {dtype.name}; it has {have}.")
+
+    @abstractmethod
+    def alloc(self, nbytes: int) -> Buffer:
+        """Memory with arbitrary content. Raises OutOfMemoryError, or LimitError above the largest binding."""
+
+    @abstractmethod
+    def free(self, handle: Any, nbytes: int) -> None:
+        """Takes a buffer's memory back; called by Buffer itself."""
+
+    @abstractmethod
+    def write(self, buffer: Buffer, offset: int, data: np.ndarray) -> None:
+        """Host to device; `data` is contiguous and may be changed by the caller afterwards."""
+
+    @abstractmethod
+    def read(self, buffer: Buffer, offset: int, dtype: np.dtype, count: int) -> np.ndarray:
+        """Device to host, after everything launched so far; a fresh 1-D array."""
+
+    @abstractmethod
+    def copy(self, source: Buffer, source_offset: int, target: Buffer, target_offset: int, nbytes: int) -> None:
+        """Device to device."""
+
+    @abstractmethod
+    def build(self, spec: Spec) -> Any:
+        """Compiles a specialised kernel; called once per Spec."""
+
+    @abstractmethod
+    def launch(self, program: Any, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
+        """Enqueues one kernel. `bindings` are in the kernel's argument order."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Returns when everything enqueued has run; raises what went wrong since."""
+
+    def memory(self) -> dict[str, int]:
+        """Bytes in use, at peak, and held by the pool."""
+        return {"in_use": 0, "peak": 0, "pool": 0}

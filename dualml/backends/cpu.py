@@ -1,0 +1,136 @@
+"""The cpu backend: every kernel is its NumPy reference. The oracle of the others, and what runs without a GPU."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes
+from ..dtypes import DType
+from ..errors import OutOfMemoryError
+from ..kernel import DeviceInfo, Spec
+from .base import Backend, Binding, Buffer
+
+_ALIGN = 64
+Bytes = np.ndarray
+
+
+def _aligned(nbytes: int) -> Bytes:
+    raw = np.empty(nbytes + _ALIGN, np.uint8)
+    start = -raw.ctypes.data % _ALIGN
+    return raw[start:start + nbytes]
+
+
+class _Memory:
+    """A buffer's bytes, made when first touched: most kernels hand over an array that NumPy has already allocated."""
+
+    __slots__ = ("array", "nbytes")
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.array: Bytes | None = None
+
+    def bytes(self) -> Bytes:
+        if self.array is None:
+            try:
+                self.array = _aligned(self.nbytes)
+            except MemoryError:
+                raise OutOfMemoryError(f"[alloc] the host has no {self.nbytes / 2**20:.0f} MiB to give.") from None
+        return self.array
+
+
+class CpuBackend(Backend):
+    name = "cpu"
+    dtypes = frozenset(dtypes.ALL)
+
+    def __init__(self) -> None:
+        self.in_use = self.peak = 0
+        self.device = DeviceInfo("cpu", platform.processor() or platform.machine(), f"NumPy {np.__version__}",
+                                 software=True, limits={"cores": os.cpu_count() or 1})
+
+    def storage(self, dtype: DType) -> np.dtype:
+        return dtype.host
+
+    def alloc(self, nbytes: int) -> Buffer:
+        self.in_use += nbytes
+        self.peak = max(self.peak, self.in_use)
+        return Buffer(self, _Memory(nbytes), nbytes)
+
+    def free(self, handle: Any, nbytes: int) -> None:
+        self.in_use -= nbytes
+
+    def write(self, buffer: Buffer, offset: int, data: np.ndarray) -> None:
+        buffer.handle.bytes()[offset:offset + data.nbytes] = data.reshape(-1).view(np.uint8)
+
+    def read(self, buffer: Buffer, offset: int, dtype: np.dtype, count: int) -> np.ndarray:
+        return self.view(buffer, offset, dtype, count).copy()
+
+    def view(self, buffer: Buffer, offset: int, dtype: np.dtype, count: int) -> np.ndarray:
+        """The buffer's own memory as a 1-D array."""
+        flat: np.ndarray = buffer.handle.bytes()[offset:offset + count * dtype.itemsize].view(dtype)
+        return flat
+
+    def copy(self, source: Buffer, source_offset: int, target: Buffer, target_offset: int, nbytes: int) -> None:
+        target.handle.bytes()[target_offset:target_offset + nbytes] = \
+            source.handle.bytes()[source_offset:source_offset + nbytes]
+
+    def build(self, spec: Spec) -> Callable[..., None]:
+        return _Reference(spec)
+
+    def launch(self, program: Any, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
+        program(self, bindings, params)
+
+    def synchronize(self) -> None:
+        pass
+
+    def memory(self) -> dict[str, int]:
+        return {"in_use": self.in_use, "peak": self.peak, "pool": 0}
+
+
+class _Reference:
+    """Runs a reference on NumPy views of the bindings. 16-bit floats are computed in float32, like on the GPUs."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.kernel = kernel = spec.kernel
+        self.dtypes = [spec.dtype(a) for a in kernel.args]
+        self.constants = {n: v for n, v in spec.constants if n in dict(kernel.scalars)}
+        self.names = [n for n, _ in kernel.scalars if n not in kernel.static]
+
+    def __call__(self, backend: CpuBackend, bindings: Sequence[Binding], params: bytes) -> None:
+        kernel = self.kernel
+        fields = np.frombuffer(params, self.spec.struct)[0]
+        scalars = {n: fields[n].item() for n in self.names} | self.constants
+        dims = dict(self.spec.constants) | {n: fields[n].item() for n, _ in kernel.params} | scalars
+        arrays = []
+        for index, (arg, bound) in enumerate(zip(kernel.inputs, bindings, strict=False)):
+            shape = tuple(kernel.size(d, dims) for d in arg.dims)
+            flat = backend.view(bound.buffer, bound.offset, self.dtypes[index].host, int(np.prod(shape, dtype=np.int64)))
+            array = flat.reshape(shape)
+            arrays.append(array.astype(np.float32) if self.dtypes[index].name in ("float16", "bfloat16") else array)
+        with np.errstate(all="ignore"):
+            result = kernel.reference(*arrays, **scalars)
+            results = result if isinstance(result, tuple) else (result,)
+            targets = [*kernel.updated, *range(len(kernel.inputs), len(kernel.args))]
+            for index, value in zip(targets, results, strict=True):
+                bound, host = bindings[index], self.dtypes[index].host
+                shape = tuple(kernel.size(d, dims) for d in kernel.args[index].dims)
+                self._store(backend, bound, np.asarray(value, host).reshape(shape), arrays)
+
+    @staticmethod
+    def _store(backend: CpuBackend, bound: Binding, value: np.ndarray, inputs: list[np.ndarray]) -> None:
+        memory: _Memory = bound.buffer.handle
+        whole = bound.offset == 0 and value.nbytes == memory.nbytes
+        fresh = memory.array is None and value.flags.c_contiguous and value.flags.writeable
+        if whole and fresh and not any(np.may_share_memory(value, x) for x in inputs):
+            memory.array = value.reshape(-1).view(np.uint8)  # adopt the reference's own array: no copy
+            return
+        flat = backend.view(bound.buffer, bound.offset, value.dtype, value.size)
+        if not np.may_share_memory(flat, value):
+            flat[...] = value.reshape(-1)
+        elif flat.ctypes.data != value.ctypes.data or not value.flags.c_contiguous:
+            flat[...] = value.reshape(-1).copy()

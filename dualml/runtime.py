@@ -1,0 +1,160 @@
+"""The one door to a device: `launch`. Also: which backends there are, and which one is current.
+
+Debug prints, checking, profiling and capture are hooks on the door, registered from above; nothing here imports them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .backends.base import Backend, Binding
+from .config import config
+from .dtypes import DType
+from .errors import BackendError
+from .kernel import DeviceInfo, Kernel, Scalar, Spec
+
+# ---- backends ---------------------------------------------------------------------------------------------------
+
+_FACTORIES: dict[str, tuple[str, str]] = {
+    "cpu": ("dualml.backends.cpu", "CpuBackend"),
+    "webgpu": ("dualml.backends.webgpu", "WebGpuBackend"),
+    "cuda": ("dualml.backends.cuda", "CudaBackend"),
+}
+_open: dict[str, Backend] = {}
+_failed: dict[str, BackendError] = {}
+_current: list[str] = []
+
+
+def register_backend(name: str, module: str, factory: str) -> None:
+    """Adds a backend by the module and class that make it; the class is imported when the backend is first used."""
+    _FACTORIES[name] = (module, factory)
+
+
+def backend_names() -> list[str]:
+    return list(_FACTORIES)
+
+
+def get(name: str) -> Backend:
+    """The backend of that name, opened at first use. Raises BackendError that says why it cannot be had."""
+    if name == "auto":
+        return get(_choose())
+    if name in _open:
+        return _open[name]
+    if name not in _FACTORIES:
+        raise BackendError(f"[backend] expected auto or one of {', '.join(_FACTORIES)}, got {name!r}.")
+    if name not in _failed:
+        module, factory = _FACTORIES[name]
+        try:
+            backend: Backend = getattr(importlib.import_module(module), factory)()
+        except BackendError as error:
+            _failed[name] = error
+        else:
+            if config.debug:
+                print(f"dualml: {name} on {backend.device.name} ({backend.device.driver})")
+            return _open.setdefault(name, backend)
+    raise _failed[name]
+
+
+def _choose() -> str:
+    """cuda if a device answers, else webgpu on a hardware adapter, else cpu. A CPU driver of Vulkan must be asked for."""
+    for name in ("cuda", "webgpu"):
+        try:
+            if not get(name).device.software:
+                return name
+        except BackendError:
+            continue
+    return "cpu"
+
+
+def current() -> Backend:
+    if not _current:
+        _current.append(get(config.backend).name)
+    return get(_current[-1])
+
+
+def set_backend(name: str) -> None:
+    """Makes `name` (auto, cpu, webgpu, cuda) the backend on which new tensors are created."""
+    found = get(name).name
+    _current[-1:] = [found]
+
+
+def get_backend() -> str:
+    """Name of the backend on which new tensors are created."""
+    return current().name
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """set_backend for the length of a with block."""
+    current()
+    _current.append(get(name).name)
+    try:
+        yield
+    finally:
+        _current.pop()
+
+
+# ---- the door -----------------------------------------------------------------------------------------------------
+
+@dataclass(slots=True)
+class Launch:
+    """One kernel launch: all that a hook may want to know, and all that a replay needs."""
+
+    backend: Backend
+    spec: Spec
+    program: Any
+    bindings: Sequence[Binding]
+    params: bytes
+    groups: int
+    dims: Mapping[str, Scalar]
+
+
+class Hook(Protocol):
+    def before(self, launch: Launch) -> None: ...
+    def after(self, launch: Launch) -> None: ...
+
+
+hooks: list[Hook] = []
+
+
+def launch(record: Launch) -> None:
+    """The only place that reaches a device with work."""
+    for hook in hooks:
+        hook.before(record)
+    record.backend.launch(record.program, record.bindings, record.params, record.groups)
+    for hook in hooks:
+        hook.after(record)
+
+
+def _variant_for(kernel: Kernel, device: DeviceInfo, dims: Mapping[str, Scalar]) -> Any:
+    for variant in kernel.variants:
+        if variant.backend == device.backend and variant.when(device, dims):
+            return variant
+    return None
+
+
+_programs: dict[tuple[str, Spec], Any] = {}
+Resolved = tuple[Spec, Any, Callable[[Mapping[str, Scalar]], int]]
+
+
+def specialise(backend: Backend, kernel: Kernel, types: tuple[tuple[str, DType], ...],
+               dims: Mapping[str, Scalar]) -> Resolved:
+    """The Spec a kernel has for these dtypes and sizes on a backend, its compiled program and its group count."""
+    constants = tuple((n, dims[n]) for n in dims if n in kernel.static)
+    vectors, width = kernel.vectors(dims)
+    variant = _variant_for(kernel, backend.device, dims) if kernel.variants else None
+    key = (backend.name, types, constants, vectors, variant)
+    found: Resolved | None = kernel.specs.get(key)
+    if found is None:
+        block = kernel.software_block if backend.device.software else kernel.block
+        code, extra = kernel.groups, {}
+        if variant:
+            block, code, extra = variant.block or backend.device.subgroup_size, variant.groups, dict(variant.constants)
+        spec = Spec(kernel, types, (*constants, *extra.items()), block, width, variant, vectors)
+        program = backend.build(spec)
+        found = kernel.specs[key] = (spec, program, lambda d: kernel.group_count(code, {**d, **extra}, block, width))
+    return found
