@@ -100,8 +100,9 @@ class Spec:
         return any(t is float64 for _, t in self.types)
 
     def dtype(self, arg: Arg) -> DType:
-        dtype = BY_SHORT.get(arg.type) or dict(self.types)[arg.type]
-        return float64 if self.wide and dtype is float32 else dtype
+        if arg.type == "f32":
+            return float64 if self.wide else float32
+        return BY_SHORT.get(arg.type) or dict(self.types)[arg.type]
 
     @cached_property
     def struct(self) -> np.dtype:
@@ -152,7 +153,7 @@ class Kernel:
     def params(self) -> tuple[tuple[str, DType], ...]:
         """Fields of the Params struct of both GPU sources; `groups` is the number of workgroups that have work."""
         names = [(d, uint32) for d in self.dims if d not in dict(self.scalars)]
-        return tuple((n, t) for n, t in [*names, *self.scalars] if n not in self.static) + (("groups", uint32),)
+        return tuple((n, t) for n, t in [*names, *self.scalars, ("groups", uint32)] if n not in self.static)
 
     @cached_property
     def _expressions(self) -> dict[str, CodeType]:
@@ -199,7 +200,7 @@ class Kernel:
                 raise DTypeError(f"[{self.name}] {arg.name} must be {allowed}, got {dtype.name}.")
         if float64 in types.values():  # statistics are float64 then, so float32 ones would be read wrongly
             for arg, dtype in zip(self.inputs, dtypes, strict=True):
-                if dtype is float32:
+                if arg.type == "f32" and dtype is float32:
                     raise DTypeError(f"[{self.name}] {arg.name} must be float64 like the other inputs, got float32.")
         return tuple(types.items())
 
@@ -220,8 +221,9 @@ class Kernel:
 
     def variant(self, name: str, backend: str, when: Callable[[DeviceInfo, Mapping[str, Scalar]], bool], *,
                 groups: str, block: int, constants: Mapping[str, Scalar] | None = None) -> None:
-        """Declares `<kernel>.<name>` as the source used on `backend` where `when(device, dims)` holds; first match wins.
-        A block of 0 is one subgroup. `constants` are u32 of the source and of `groups`; one source may serve several."""
+        """Declares `<kernel>.<name>` as the source used on `backend` where `when(device, dims)` holds; the first match
+        wins. A block of 0 is one subgroup. `constants` are u32 in the source and in `groups`; one source may serve
+        several variants."""
         self.variants.append(Variant(name, backend, when, compile(groups, f"<{self.name}.{name}>", "eval"), block,
                                      tuple((constants or {}).items())))
 
@@ -260,8 +262,8 @@ def make_kernel(reference: Reference, signature: str, *, name: str, groups: str,
     if len(inputs) + len(outputs) > MAX_TENSORS:
         raise KernelError(f"[{name}] has {len(inputs) + len(outputs)} tensors; WebGPU binds at most {MAX_TENSORS}.")
     made = Kernel(name, signature, reference, inputs, outputs, scalars, compile(groups, f"<{name}>", "eval"), block,
-                  software_block or block, frozenset(static.split()), vector, kinds or {}, source or name, context or {},
-                  texts or {})
+                  software_block or block, frozenset(static.split()), vector, kinds or {}, source or name,
+                  context or {}, texts or {})
     unknown = made.static - set(made.dims) - set(dict(scalars))
     if unknown:
         raise KernelError(f"[{name}] static names {sorted(unknown)} are not in the signature.")

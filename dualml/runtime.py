@@ -60,7 +60,7 @@ def get(name: str) -> Backend:
 
 
 def _choose() -> str:
-    """cuda if a device answers, else webgpu on a hardware adapter, else cpu. A CPU driver of Vulkan must be asked for."""
+    """cuda if a device answers, else webgpu on a hardware adapter, else cpu. CPU drivers must be asked for."""
     for name in ("cuda", "webgpu"):
         try:
             if not get(name).device.software:

@@ -1,7 +1,8 @@
-"""What a backend is: nine methods that move bytes and run compiled kernels. Shapes, gradients and ops never cross it."""
+"""What a backend is: nine methods that move bytes and run compiled kernels. No shape, gradient or op crosses it."""
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..dtypes import DType
-from ..errors import DTypeError
+from ..errors import BackendError, DTypeError
 from ..kernel import DeviceInfo, Spec
 
 
@@ -27,7 +28,7 @@ class Buffer:
 
     def __del__(self) -> None:
         backend = getattr(self, "backend", None)  # half-made when alloc raised
-        if backend is not None:
+        if backend is not None and sys is not None and not sys.is_finalizing():  # modules are being taken apart
             backend.free(self.handle, self.nbytes)
 
 
@@ -90,6 +91,10 @@ class Backend(ABC):
     @abstractmethod
     def synchronize(self) -> None:
         """Returns when everything enqueued has run; raises what went wrong since."""
+
+    def view(self, buffer: Buffer, offset: int, dtype: np.dtype, count: int) -> Any:
+        """The memory itself, not a copy, as a 1-D array that speaks DLPack. Raises BackendError where there is none."""
+        raise BackendError(f"[dlpack] memory of backend {self.name} cannot be shared. Use .to('cpu') first.")
 
     def memory(self) -> dict[str, int]:
         """Bytes in use, at peak, and held by the pool."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -109,7 +110,7 @@ class _Reference:
         arrays = []
         for index, (arg, bound) in enumerate(zip(kernel.inputs, bindings, strict=False)):
             shape = tuple(kernel.size(d, dims) for d in arg.dims)
-            flat = backend.view(bound.buffer, bound.offset, self.dtypes[index].host, int(np.prod(shape, dtype=np.int64)))
+            flat = backend.view(bound.buffer, bound.offset, self.dtypes[index].host, math.prod(shape))
             array = flat.reshape(shape)
             arrays.append(array.astype(np.float32) if self.dtypes[index].name in ("float16", "bfloat16") else array)
         with np.errstate(all="ignore"):

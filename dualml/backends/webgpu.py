@@ -126,8 +126,8 @@ class WebGpuBackend(Backend):
                 self.trim()
             except Exception as error:
                 raise _translate(error) from error
-        raise OutOfMemoryError(f"[alloc] {self.device.name} has no {size / 2**20:.1f} MiB left; {self.in_use / 2**20:.0f} "
-                               "MiB are in use. Use a smaller batch or model.")
+        raise OutOfMemoryError(f"[alloc] {self.device.name} has no {size / 2**20:.1f} MiB left; "
+                               f"{self.in_use / 2**20:.0f} MiB are in use. Use a smaller batch or model.")
 
     def free(self, handle: Any, nbytes: int) -> None:
         size = _size_class(nbytes)
@@ -275,7 +275,7 @@ def _wgpu() -> Any:
     os.environ.setdefault("XDG_RUNTIME_DIR", "/tmp") if os.name == "posix" else None  # or the driver's loader complains
     try:
         import wgpu
-        import wgpu.backends.wgpu_native  # noqa: F401  (loads the native library)
+        import wgpu.backends.wgpu_native
     except (ImportError, OSError, RuntimeError) as error:
         raise BackendError(f"[webgpu] wgpu-py cannot be loaded: {error}. Install it with pip install wgpu.") from error
     return wgpu
@@ -284,7 +284,8 @@ def _wgpu() -> Any:
 def adapters() -> list[Any]:
     """Adapters that can run us, best first: discrete, integrated, virtual, then CPU drivers."""
     order = ["DiscreteGPU", "IntegratedGPU", "Unknown", "CPU"]
-    usable = [a for a in _wgpu().gpu.enumerate_adapters_sync() if a.info["backend_type"] in ("Vulkan", "Metal", "D3D12")]
+    found = _wgpu().gpu.enumerate_adapters_sync()
+    usable = [a for a in found if a.info["backend_type"] in ("Vulkan", "Metal", "D3D12")]
     return sorted(usable, key=lambda a: order.index(a.info["adapter_type"]) if a.info["adapter_type"] in order else 2)
 
 

@@ -1,0 +1,25 @@
+// The functions that expressions share with WGSL (shaders/lib/math.wgsl) and NumPy (dualml/ops/numpy_math.py).
+#pragma once
+
+__device__ __forceinline__ bool is_nan(float x) { return (__float_as_uint(x) & 0x7fffffffu) > 0x7f800000u; }
+__device__ __forceinline__ bool is_inf(float x) { return (__float_as_uint(x) & 0x7fffffffu) == 0x7f800000u; }
+__device__ __forceinline__ bool is_finite(float x) { return (__float_as_uint(x) & 0x7fffffffu) < 0x7f800000u; }
+__device__ __forceinline__ bool not_(bool x) { return !x; }
+__device__ __forceinline__ float select(float other, float then, bool condition) { return condition ? then : other; }
+__device__ __forceinline__ int select(int other, int then, bool condition) { return condition ? then : other; }
+__device__ __forceinline__ bool select(bool other, bool then, bool condition) { return condition ? then : other; }
+__device__ __forceinline__ float sign(float x) { return x > 0.f ? 1.f : x < 0.f ? -1.f : x; }
+__device__ __forceinline__ int sign(int x) { return (x > 0) - (x < 0); }
+__device__ __forceinline__ float inverseSqrt(float x) { return rsqrtf(x); }
+__device__ __forceinline__ float tanh_(float x) { return tanhf(x); }
+__device__ __forceinline__ float sin_(float x) { return sinf(x); }
+__device__ __forceinline__ float cos_(float x) { return cosf(x); }
+__device__ __forceinline__ float power(float a, float b) { return powf(a, b); }
+__device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
+__device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.f) + log1pf(expf(-fabsf(x))); }
+__device__ __forceinline__ float share(float a, float b) { return 0.5f * ((a > b ? 1.f : 0.f) + (a >= b ? 1.f : 0.f)); }
+
+__device__ __forceinline__ float gelu_tanh_slope(float a) {
+    const float s = a * a, t = tanhf(0.79788456f * a * (1.f + 0.044715f * s));
+    return 0.5f * (1.f + t) + 0.5f * a * (1.f - t * t) * (0.79788456f * (1.f + 0.134145f * s));
+}

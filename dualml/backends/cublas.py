@@ -1,0 +1,101 @@
+"""cuBLAS for the kernel matmul on the cuda backend: the same contract as cuda/matmul.cu, float32 sums, no TF32.
+
+cuBLAS thinks in columns. A row-major matrix is, to it, its transpose; so it is told to make out^T = b^T a^T, and what
+is stored transposed is marked, never copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes
+from ..dtypes import DType
+from ..errors import BackendError
+from ..kernel import Spec
+from .base import Backend, Binding, Buffer
+
+_TYPES = {dtypes.float32: 0, dtypes.float16: 2, dtypes.bfloat16: 14}  # cudaDataType: CUDA_R_32F, _16F, _16BF
+_COMPUTE_32F, _DEFAULT_ALGORITHM = 68, -1
+_FULL_PRECISION_SUMS = 16  # CUBLAS_DEFAULT_MATH (no TF32) | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A stack of matrices as cuBLAS sees them: columns `width` elements apart, matrices `step`."""
+
+    address: int
+    width: int
+    step: int = 0
+    transposed: bool = False
+
+
+class Cublas:
+    """A handle of cuBLAS that works on one stream."""
+
+    def __init__(self, cupy: Any, stream: Any) -> None:
+        try:
+            self.library = cupy.cuda.cublas
+        except (ImportError, AttributeError) as error:
+            raise BackendError(f"[cuda] cuBLAS cannot be loaded: {error}. Install the CUDA toolkit, or what of it we "
+                               "need: pip install 'cupy-cuda12x[ctk]' or 'cupy-cuda13x[ctk]'.") from error
+        self.runtime, self.stream = cupy.cuda.runtime, stream
+        self.handle = self.library.create()
+        self.library.setMathMode(self.handle, _FULL_PRECISION_SUMS)
+        self.numbers = np.array([0, 1], np.float32)  # where cuBLAS reads its factors
+
+    def clear(self, address: int, nbytes: int) -> None:
+        self.runtime.memsetAsync(address, 0, nbytes, self.stream.ptr)
+
+    def product(self, dtype: DType, x: Matrix, y: Matrix, out: Matrix, m: int, n: int, k: int, batch: int = 1,
+                add: bool = False) -> None:
+        """out = x y, or out += x y where `add`; x is m x k, y is k x n, out is m x n."""
+        kind, zero, one = _TYPES[dtype], self.numbers.ctypes.data, self.numbers.ctypes.data + 4
+        with self.stream:  # CuPy hands cuBLAS the current stream
+            self.library.gemmStridedBatchedEx(
+                self.handle, int(x.transposed), int(y.transposed), m, n, k, one, x.address, kind, x.width, x.step,
+                y.address, kind, y.width, y.step, one if add else zero, out.address, kind, out.width, out.step, batch,
+                _COMPUTE_32F, _DEFAULT_ALGORITHM)
+
+
+class Matmul:
+    """The program of a matmul Spec. A bias is put into out first, as its product with a column of ones; the matrix
+    product is then added in float32 and rounded once, as the hand-written kernel does."""
+
+    @staticmethod
+    def takes(spec: Spec) -> bool:
+        return all(t in _TYPES for _, t in spec.types)
+
+    def __init__(self, cublas: Cublas, backend: Backend, spec: Spec) -> None:
+        self.cublas, self.backend, self.spec = cublas, backend, spec
+        self.dtype = spec.types[0][1]
+        self.ones: Buffer | None = None
+
+    def launch(self, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
+        fields = np.frombuffer(params, self.spec.struct)[0]
+        size = {n: int(fields[n]) for n in self.spec.struct.names or ()} | {n: int(v) for n, v in self.spec.constants}
+        m, n, k, batch = size["M"], size["N"], size["K"], size["B"]
+        a, b, bias, out = (bound.buffer.handle.ptr + bound.offset for bound in bindings)
+        if size["has_bias"]:
+            rows = m * batch
+            self.cublas.product(self.dtype, Matrix(bias, n), Matrix(self._ones(rows), 1), Matrix(out, n), n, rows, 1)
+        elif not k:
+            self.cublas.clear(out, bindings[-1].nbytes)
+        if not k:
+            return
+        self.cublas.product(
+            self.dtype,
+            Matrix(b, k if size["tb"] else n, 0 if size["BB"] == 1 else k * n, bool(size["tb"])),
+            Matrix(a, m if size["ta"] else k, 0 if size["BA"] == 1 else m * k, bool(size["ta"])),
+            Matrix(out, n, m * n), n, m, k, batch, add=bool(size["has_bias"]))
+
+    def _ones(self, count: int) -> int:
+        itemsize = self.dtype.device.itemsize
+        if self.ones is None or self.ones.nbytes < count * itemsize:
+            self.ones = self.backend.alloc(2 * count * itemsize)
+            self.backend.write(self.ones, 0, np.ones(2 * count, self.dtype.device))
+        address: int = self.ones.handle.ptr
+        return address

@@ -1,0 +1,8 @@
+// total += value
+@compute @workgroup_size(BLOCK)
+fn accumulate(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+              @builtin(local_invocation_index) t: u32) {
+    let i = (wid.x + wid.y * nwg.x) * BLOCK + t;
+    if (i >= p.N / W) { return; }
+    total[i] = vecF(vecf(total[i]) + vecf(value[i]));
+}

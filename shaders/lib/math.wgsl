@@ -1,0 +1,75 @@
+// The functions that expressions share with CUDA (cuda/lib/math.cuh) and NumPy (dualml/ops/numpy_math.py).
+// Where WGSL promises little (tanh, sin, log near 1) they are built from what it does promise.
+
+const LN2_HIGH = 0.693359375f;
+const LN2_LOW = -2.12194440e-4f;
+
+fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
+fn is_inf(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) == 0x7f800000u; }
+fn is_finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) < 0x7f800000u; }
+fn not_(x: bool) -> bool { return !x; }
+
+// Two minimax polynomials of our own: for erf(x)/x - 1 in x^2 near 0, for -log(1 - erf(x)) in x beyond. A fraction in
+// x^2 up to 4 would be one branch, but cancels: error 4e-7 instead of 1e-7.
+fn erf(x: f32) -> f32 {
+    let a = min(abs(x), 4.0f);
+    let s = a * a;
+    let near = a + a * (0.128379151f + s * (-0.376125067f + s * (0.112819552f + s * (-0.0267712884f
+        + s * (0.00499960734f - s * 0.000602183223f)))));
+    let far = 1.0f - exp(-(0.000207015968f + a * (1.12762737f + a * (0.637265801f + a * (0.103856318f
+        + a * (-0.0221897475f + a * (0.00303368433f - a * 0.000194945882f)))))));
+    return sign(x) * select(far, near, a < 0.92f);
+}
+
+// exp(x) - 1: a series where the subtraction would cancel.
+fn expm1(x: f32) -> f32 {
+    let series = x * (1.0f + x * (0.5f + x * (1.6666667e-1f + x * (4.1666668e-2f + x * (8.3333333e-3f
+        + x * (1.3888889e-3f + x * 1.9841270e-4f))))));
+    return select(exp(x) - 1.0f, series, abs(x) < 0.35f);
+}
+
+// log(1 + x) = 2 atanh(x / (2 + x)): a series where 1 + x would round x away.
+fn log1p(x: f32) -> f32 {
+    let r = x / (2.0f + x);
+    let s = r * r;
+    let series = 2.0f * r * (1.0f + s * (0.33333333f + s * (0.2f + s * (0.14285714f + s * (0.11111111f + s * 0.09090909f)))));
+    return select(log(1.0f + x), series, abs(x) < 0.5f);
+}
+
+fn tanh_(x: f32) -> f32 {
+    let e = expm1(2.0f * min(abs(x), 15.0f));
+    return sign(x) * e / (e + 2.0f);
+}
+
+fn sigmoid(x: f32) -> f32 {
+    let e = exp(-abs(x));
+    let large = 1.0f / (1.0f + e);
+    return select(large, e * large, x < 0.0f);
+}
+
+fn softplus(x: f32) -> f32 { return max(x, 0.0f) + log1p(exp(-abs(x))); }
+
+// Reduced to [-pi, pi], where WGSL says how exact sin and cos are; 2 pi in three parts keeps the difference exact.
+fn turn(x: f32) -> f32 {
+    let k = round(x * 0.15915494f);
+    return ((x - k * 6.28125f) - k * 1.9350051879882812e-3f) - k * 3.0199160e-7f;
+}
+fn sin_(x: f32) -> f32 { return sin(turn(x)); }
+fn cos_(x: f32) -> f32 { return cos(turn(x)); }
+
+// WGSL leaves pow of a negative base undefined.
+fn power(a: f32, b: f32) -> f32 {
+    let size = select(pow(abs(a), b), 1.0f, b == 0.0f);
+    let odd = abs(b - 2.0f * floor(b * 0.5f)) == 1.0f;
+    let nan = bitcast<f32>(0x7fc00000u | (bitcast<u32>(a) & 1u));  // not a constant: browsers refuse constant NaNs
+    let negative = select(select(size, -size, odd), nan, b != floor(b));
+    return select(size, negative, a < 0.0f);
+}
+
+fn share(a: f32, b: f32) -> f32 { return 0.5f * (select(0.0f, 1.0f, a > b) + select(0.0f, 1.0f, a >= b)); }
+
+fn gelu_tanh_slope(a: f32) -> f32 {
+    let s = a * a;
+    let t = tanh_(0.79788456f * a * (1.0f + 0.044715f * s));
+    return 0.5f * (1.0f + t) + 0.5f * a * (1.0f - t * t) * (0.79788456f * (1.0f + 0.134145f * s));
+}
