@@ -1,0 +1,2 @@
+{% set broadcast = false %}
+{% include "lib/matmul_tile.wgsl" %}

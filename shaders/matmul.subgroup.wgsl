@@ -1,0 +1,2 @@
+{% set broadcast = true %}
+{% include "lib/matmul_tile.wgsl" %}
