@@ -1,0 +1,25 @@
+{% include "lib/softmax.wgsl" %}
+// A workgroup per piece of a row, in one pass: each invocation rescales its sum when it meets a larger element.
+
+@compute @workgroup_size(BLOCK)
+fn logsumexp_rows(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+                  @builtin(local_invocation_index) t: u32) {
+    let g = wid.x + wid.y * nwg.x;
+    if (g >= p.groups) { return; }
+    let row = g / p.S;
+    let s = g % p.S;
+    let n = p.K / W;
+    let more = n % p.S;
+    let begin = row * n + s * (n / p.S) + min(s, more);
+    let end = begin + n / p.S + select(0u, 1u, s < more);
+    var top = LOWEST;
+    var sum = 0.0;
+    for (var c = begin + t; c < end; c += BLOCK) { meet(vecf(x[c]), &top, &sum); }
+    let m = block_max(top, t);
+    let finite = m + log(block_sum(sum * exp(top - m), t));
+    let l = select(finite, m, m > -LOWEST);
+    if (t == 0u) {
+        lse[g] = l;
+        out[g] = A(l);
+    }
+}
