@@ -1,0 +1,8 @@
+@compute @workgroup_size(BLOCK)
+fn eye_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+               @builtin(local_invocation_index) t: u32) {
+    let g = wid.x + wid.y * nwg.x;
+    if (g >= p.groups) { return; }
+    let i = g * BLOCK + t;
+    if (i < p.N * p.M) { out[i] = F(select(0u, 1u, i / p.M == i % p.M)); }
+}
