@@ -1,0 +1,120 @@
+"""BiasGelu: gelu(x + bias) (Hendrycks, Gimpel 2016, arXiv 1606.08415), the middle of a transformer's MLP in one pass.
+
+    gelu(a) = a * Phi(a),                                              gelu'(a) = Phi(a) + a * phi(a)
+    tanh:  gelu(a) = a / 2 * (1 + tanh(sqrt(2 / pi) * (a + 0.044715 a^3)))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..array import Array, run
+from ..errors import ShapeError
+from ..kernel import kernel
+from .base import BadCase, Case, Gradients, Op
+from .blocks import each, row_blocks
+from .numpy_math import erf
+from .reduce import sum_columns
+
+_INNER = math.sqrt(2 / math.pi)
+
+# ---- kernels --------------------------------------------------------------------------------------------------------
+
+
+def _in_blocks(function: Callable[..., Any], x: Any, *others: Any) -> Any:
+    """function(rows of each) for blocks of rows."""
+    out = np.empty_like(x)
+
+    def work(rows: slice) -> None:
+        out[rows] = function(x[rows], *[o[rows] for o in others])
+    each(row_blocks(x), work)
+    return out
+
+
+def _gelu(a: Any, approximate: int) -> Any:
+    inner = np.tanh(_INNER * (a + 0.044715 * a * a * a)) if approximate else erf(a * math.sqrt(0.5))
+    inner += 1
+    inner *= a
+    inner *= 0.5
+    return inner
+
+
+def _gelu_slope(a: Any, approximate: int) -> Any:
+    square = a * a
+    if approximate:
+        t = np.tanh(_INNER * (a + 0.044715 * a * square))
+        return 0.5 * (1 + t) + 0.5 * a * (1 - t * t) * (_INNER * (1 + 3 * 0.044715 * square))
+    square *= -0.5
+    bell = np.exp(square, out=square)
+    bell *= a
+    bell *= 1 / math.sqrt(2 * math.pi)
+    phi = erf(a * math.sqrt(0.5))
+    phi *= 0.5
+    phi += 0.5
+    phi += bell
+    return phi
+
+
+@kernel("x[N,C] bias[C] -> out[N,C] | approximate:u32", groups="cdiv(N * (C // W), BLOCK)", software_block=64,
+        static="C approximate", vector="C")
+def bias_gelu_forward(x: Any, bias: Any, approximate: int) -> Any:
+    """gelu(x + bias), exact or (approximate = 1) by tanh."""
+    return _in_blocks(lambda x: _gelu(x + bias, approximate), x)
+
+
+@kernel("dout[N,C] x[N,C] bias[C] -> dx[N,C] | approximate:u32", groups="cdiv(N * (C // W), BLOCK)", software_block=64,
+        static="C approximate", vector="C")
+def bias_gelu_backward(dout: Any, x: Any, bias: Any, approximate: int) -> Any:
+    """dout * gelu'(x + bias)."""
+    return _in_blocks(lambda x, d: d * _gelu_slope(x + bias, approximate), x, dout)
+
+
+# ---- op -------------------------------------------------------------------------------------------------------------
+
+class BiasGelu(Op):
+    """gelu(x + bias) of x [..., C] and bias [C]; approximate is "none" (by erf) or "tanh"."""
+
+    def forward(self, x: Array, bias: Array, approximate: str = "none") -> Array:
+        if not x.ndim or bias.shape != x.shape[-1:]:
+            raise ShapeError(f"[bias_gelu] bias must have shape {x.shape[-1:]}, got {bias.shape}.")
+        if approximate not in ("none", "tanh"):
+            raise ShapeError(f"[bias_gelu] approximate must be none or tanh, got {approximate!r}.")
+        self.approximate = int(approximate == "tanh")
+        self.save(x, bias)
+        out: Array = run(bias_gelu_forward, _rows(x), bias, approximate=self.approximate)
+        return out.reshape(*x.shape)
+
+    def backward(self, dout: Array) -> Gradients:
+        x, bias = self.saved
+        dx = run(bias_gelu_backward, _rows(dout), _rows(x), bias, approximate=self.approximate)
+        dbias = None
+        if self.needs[1]:
+            dbias = sum_columns(dx, out=self.into[1] if len(self.into) > 1 else None)
+        return dx.reshape(*x.shape), dbias
+
+    @classmethod
+    def cases(cls, rng: np.random.Generator) -> Iterator[Case]:
+        shapes = {"odd": (3, 5), "vector": (2, 3, 8), "one_row": (12,), "no_rows": (0, 8), "wide": (3, 301),
+                  "many_rows": (70, 12)}
+        for name, shape in shapes.items():
+            yield Case(name, (rng.standard_normal(shape) * 2, rng.standard_normal(shape[-1:])))
+        for name, shape in (("tanh", (3, 5)), ("tanh_vector", (4, 24))):
+            inputs = (rng.standard_normal(shape) * 2, rng.standard_normal(shape[-1:]))
+            yield Case(name, inputs, {"approximate": "tanh"})
+        for way in ("none", "tanh"):
+            far = np.array([[-60.0, -9.0, -4.0, 0.0, 4.0, 9.0, 60.0]])
+            yield Case(f"far_{way}", (far, np.zeros(7)), {"approximate": way})
+
+    @classmethod
+    def bad_cases(cls) -> Iterator[BadCase]:
+        yield BadCase("bias", (np.zeros((2, 4)), np.zeros(3)), r"\[bias_gelu\] bias must have shape \(4,\), got \(3,\)")
+        yield BadCase("approximate", (np.zeros((2, 4)), np.zeros(4)), r"approximate must be none or tanh",
+                      {"approximate": "erf"})
+
+
+def _rows(x: Array) -> Array:
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])

@@ -1,0 +1,19 @@
+{% include "lib/math.wgsl" %}
+
+fn gelu(a: f32) -> f32 {
+{% if approximate %}
+    return 0.5f * a * (1.0f + tanh_(0.79788456f * a * (1.0f + 0.044715f * a * a)));
+{% else %}
+    return 0.5f * a * (1.0f + erf(0.70710678f * a));
+{% endif %}
+}
+
+@compute @workgroup_size(BLOCK)
+fn bias_gelu_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+                     @builtin(local_invocation_index) t: u32) {
+    let n = C / W;
+    let i = (wid.x + wid.y * nwg.x) * BLOCK + t;
+    if (i >= p.N * n) { return; }
+    let a = vecf(x[i]) + vecf(bias[i % n]);
+    out[i] = vecF({{ "vecf(gelu(a.x), gelu(a.y), gelu(a.z), gelu(a.w))" if W > 1 else "gelu(a)" }});
+}

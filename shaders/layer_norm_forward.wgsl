@@ -1,0 +1,28 @@
+{% include "lib/reduce.wgsl" %}
+// One workgroup per row; the variance in a second pass, so that it does not cancel.
+
+fn value(i: u32) -> vecf { return vecf(x[i]){{ " + vecf(residual[i])" if R }}; }
+
+@compute @workgroup_size(BLOCK)
+fn layer_norm_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+                      @builtin(local_invocation_index) t: u32) {
+    let row = wid.x + wid.y * nwg.x;
+    if (row >= p.groups) { return; }
+    let n = C / W;
+    let base = row * n;
+    var s = vecf(0.0);
+    for (var c = t; c < n; c += BLOCK) { s += value(base + c); }
+    let m = block_sum(vec_sum(s), t) / f32(C);
+    var q = vecf(0.0);
+    for (var c = t; c < n; c += BLOCK) { let d = value(base + c) - m; q += d * d; }
+    let r = inverseSqrt(block_sum(vec_sum(q), t) / f32(C) + p.eps);
+    for (var c = t; c < n; c += BLOCK) {
+        let v = value(base + c);
+{% if R %}
+        h[base + c] = vecF(v);
+{% endif %}
+        let y = (v - m) * r;
+        out[base + c] = vecF(y{{ " * vecf(weight[c])" if A }}{{ " + vecf(bias[c])" if B }});
+    }
+    if (t == 0u) { mean[row] = m; rstd[row] = r; }
+}

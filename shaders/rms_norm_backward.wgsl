@@ -1,0 +1,39 @@
+{% include "lib/reduce.wgsl" %}
+// A workgroup walks over rows g, g + S, ...; each invocation keeps its columns' sums for the weight in registers.
+{% set columns = [(C // W + BLOCK - 1) // BLOCK, 1] | max %}
+const COLUMNS = {{ columns }}u;  // per invocation
+
+@compute @workgroup_size(BLOCK)
+fn rms_norm_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+                     @builtin(local_invocation_index) t: u32) {
+    let g = wid.x + wid.y * nwg.x;
+    if (g >= p.groups) { return; }
+    let n = C / W;
+    var dw: array<vecf, COLUMNS>;
+    for (var row = g; row < p.N; row += p.S) {
+        let base = row * n;
+        let r = rstd[row];
+        var b = vecf(0.0);
+        for (var k = 0u; k < COLUMNS; k++) {
+            let c = t + k * BLOCK;
+            if (c < n) {
+                let dy = vecf(dout[base + c]) * vecf(x[base + c]) * r;
+                b += dy{{ " * vecf(weight[c])" if A }};
+{% if P > 0 %}
+                dw[k] += dy;
+{% endif %}
+            }
+        }
+        let mean = block_sum(vec_sum(b), t) / f32(C);
+        for (var c = t; c < n; c += BLOCK) {
+            let e = vecf(dout[base + c]){{ " * vecf(weight[c])" if A }};
+            dx[base + c] = vecF(r * (e - vecf(x[base + c]) * (r * mean)){{ " + vecf(dh[base + c])" if R }});
+        }
+    }
+{% if P > 0 %}
+    for (var k = 0u; k < COLUMNS; k++) {
+        let c = t + k * BLOCK;
+        if (c < n) { partial[g * n + c] = dw[k]; }
+    }
+{% endif %}
+}
