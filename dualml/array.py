@@ -9,8 +9,8 @@ import numpy as np
 
 from . import runtime
 from .backends.base import Backend, Binding, Buffer
-from .dtypes import BY_SHORT, DType, as_dtype, float32, float64, from_numpy_dtype
-from .errors import BackendError, DTypeError, ShapeError
+from .dtypes import DType, float32, from_numpy_dtype
+from .errors import BackendError, ShapeError
 from .kernel import Kernel, Scalar
 
 Shape = tuple[int, ...]

@@ -77,7 +77,7 @@ _RANK = {bool_: 0, uint32: 1, int32: 1, float16: 2, bfloat16: 2, float32: 3, flo
 
 
 def promote(*dtypes: DType) -> DType:
-    """The dtype two tensors meet in: bool < int < 16-bit floats < float32 < float64; float16 with bfloat16 is float32."""
+    """The dtype two tensors meet in: bool < int < 16-bit floats < float32 < float64; f16 with bf16 is f32."""
     best = max(dtypes, key=_RANK.__getitem__)
     if float16 in dtypes and bfloat16 in dtypes and _RANK[best] == 2:
         return float32

@@ -1,0 +1,140 @@
+"""Functions that make tensors: from data, filled, counted, random. `backend` is the current one unless named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import dtypes, runtime
+from .array import Array, from_numpy
+from .backends.base import Backend
+from .dtypes import DType, as_dtype
+from .errors import DTypeError, ShapeError
+from .ops import create, random as random_ops
+from .random import default_generator
+from .tensor import Number, Tensor, _sizes
+
+DTypeLike = DType | str | None
+
+
+def _place(backend: str | None) -> Backend:
+    return runtime.get(backend) if backend else runtime.current()
+
+
+def _finish(array: Array, requires_grad: bool) -> Tensor:
+    made = Tensor(array)
+    return made.requires_grad_() if requires_grad else made
+
+
+def tensor(data: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A tensor with a copy of data: numbers, nested lists, or a NumPy array.
+
+    Python floats become float32, ints int32; NumPy dtypes stay, but integers narrow to int32.
+    """
+    if isinstance(data, Tensor):
+        data = data._array.numpy()
+    host = np.asarray(data)
+    if host.dtype == object:
+        raise ShapeError("[tensor] nested lists must have equal lengths.")
+    if host.dtype.kind not in "fiubV" and dtype is None:
+        raise DTypeError(f"[tensor] cannot make a tensor of {host.dtype}.")
+    if not isinstance(data, (np.ndarray, np.generic)) and host.dtype == np.float64:
+        host = host.astype(np.float32) if dtype is None else host
+    if host.dtype.kind in "iu" and host.size and (host.max() > 2**31 - 1 or host.min() < -2**31) and dtype is None:
+        raise DTypeError("[tensor] integers must fit int32; pass a floating dtype for larger ones.")
+    return _finish(from_numpy(host, as_dtype(dtype) if dtype is not None else None, _place(backend)), requires_grad)
+
+
+def from_dlpack(source: Any) -> Tensor:
+    """A tensor with the values of any object that speaks DLPack, copied to the cpu backend."""
+    return tensor(np.from_dlpack(source), backend="cpu")
+
+
+def full(shape: Sequence[int] | int, value: Number, dtype: DTypeLike = None, backend: str | None = None,
+         requires_grad: bool = False) -> Tensor:
+    """A tensor of one value. dtype defaults to that of the value: float32, int32 or bool."""
+    size = (shape,) if isinstance(shape, int) else tuple(shape)
+    kind = as_dtype(dtype) if dtype is not None else as_dtype(type(value))
+    return _finish(create.fill(size, value, kind, _place(backend)), requires_grad)
+
+
+def zeros(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    return full(_sizes(shape), 0, dtype, backend, requires_grad)
+
+
+def ones(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    return full(_sizes(shape), 1, dtype, backend, requires_grad)
+
+
+def empty(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None) -> Tensor:
+    """A tensor of arbitrary values."""
+    from .array import empty as empty_array
+    return Tensor(empty_array(_sizes(shape), as_dtype(dtype), _place(backend)))
+
+
+def full_like(x: Tensor, value: Number, requires_grad: bool = False) -> Tensor:
+    return full(x.shape, value, x.dtype, x.backend, requires_grad)
+
+
+def zeros_like(x: Tensor, requires_grad: bool = False) -> Tensor:
+    return full_like(x, 0, requires_grad)
+
+
+def ones_like(x: Tensor, requires_grad: bool = False) -> Tensor:
+    return full_like(x, 1, requires_grad)
+
+
+def arange(start: Number, stop: Number | None = None, step: Number = 1, dtype: DTypeLike = None,
+           backend: str | None = None) -> Tensor:
+    """start, start + step, ... below stop; arange(n) counts from 0. int32 unless a float or a dtype is given."""
+    first, last = (0, start) if stop is None else (start, stop)
+    if step == 0:
+        raise ShapeError("[arange] step must not be 0.")
+    whole = all(isinstance(v, (int, np.integer)) for v in (first, last, step))
+    kind = as_dtype(dtype) if dtype is not None else dtypes.int32 if whole else dtypes.float32
+    count = max(0, math.ceil((last - first) / step))
+    return Tensor(create.arange(first, step, count, kind, _place(backend)))
+
+
+def linspace(start: float, stop: float, steps: int, dtype: DTypeLike = "float32", backend: str | None = None) -> Tensor:
+    """steps evenly spaced values from start to stop, both included."""
+    return Tensor(create.linspace(start, stop, steps, as_dtype(dtype), _place(backend)))
+
+
+def eye(n: int, m: int | None = None, dtype: DTypeLike = "float32", backend: str | None = None) -> Tensor:
+    """A matrix with ones on the diagonal."""
+    return Tensor(create.eye(n, n if m is None else m, as_dtype(dtype), _place(backend)))
+
+
+def rand(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Uniform in [0, 1); the same numbers on every backend for one seed."""
+    made = random_ops.uniform(_sizes(shape), as_dtype(dtype), _place(backend), default_generator())
+    return _finish(made, requires_grad)
+
+
+def randn(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Standard normal."""
+    made = random_ops.normal(_sizes(shape), as_dtype(dtype), _place(backend), default_generator())
+    return _finish(made, requires_grad)
+
+
+def randint(low: int, high: int, size: Sequence[int], dtype: DTypeLike = "int32", backend: str | None = None) -> Tensor:
+    """Integers in [low, high); exactly the same on every backend for one seed."""
+    made = random_ops.randint(low, high, tuple(size), _place(backend), default_generator())
+    return Tensor(made).to(as_dtype(dtype))
+
+
+def randperm(n: int, backend: str | None = None) -> Tensor:
+    """A random permutation of 0 ... n-1. Drawn on the host, from the same generator."""
+    return Tensor(random_ops.randperm(n, _place(backend), default_generator()))
+
+
+def rand_like(x: Tensor) -> Tensor:
+    return rand(*x.shape, dtype=x.dtype, backend=x.backend)
+
+
+def randn_like(x: Tensor) -> Tensor:
+    return randn(*x.shape, dtype=x.dtype, backend=x.backend)

@@ -1,0 +1,244 @@
+"""Typed functions on tensors, also reachable as dualml.nn.functional. Names and meanings follow PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import dtypes
+from .errors import DTypeError, ShapeError
+from .ops import attention, cross_entropy as ce, dropout as drop, embedding as emb, layout, matmul, norm
+from .ops.bias_gelu import BiasGelu
+from .random import default_generator
+from .tape import apply
+from .tensor import Number, Tensor, elementwise, normal_dim
+
+# ---- elementwise and layout -------------------------------------------------------------------------------------
+
+
+def where(condition: Tensor, a: Tensor | Number, b: Tensor | Number) -> Tensor:
+    """a where condition is true, else b; all three broadcast."""
+    if isinstance(a, Tensor):
+        return a.where(condition, b)
+    if isinstance(b, Tensor):
+        return b.where(~condition.bool(), a)
+    one = dtypes.float32 if isinstance(a, float) or isinstance(b, float) else dtypes.int32
+    mask = condition.to(one)
+    return mask * a + (1 - mask) * b
+
+
+def maximum(a: Tensor, b: Tensor | Number) -> Tensor:
+    return a.maximum(b)
+
+
+def minimum(a: Tensor, b: Tensor | Number) -> Tensor:
+    return a.minimum(b)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return x.relu()
+
+
+def silu(x: Tensor) -> Tensor:
+    """x sigmoid(x)."""
+    return x.silu()
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), stable for any x."""
+    return x.softplus()
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    return x.sigmoid()
+
+
+def tanh(x: Tensor) -> Tensor:
+    return x.tanh()
+
+
+def _check_approximate(op: str, approximate: str) -> None:
+    if approximate not in ("none", "tanh"):
+        raise ShapeError(f"[{op}] approximate must be 'none' or 'tanh', got {approximate!r}.")
+
+
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """x times the normal distribution function at x: exact, or its tanh approximation."""
+    _check_approximate("gelu", approximate)
+    return elementwise("gelu_tanh" if approximate == "tanh" else "gelu", x)
+
+
+def softmax(x: Tensor, dim: int = -1) -> Tensor:
+    return x.softmax(dim)
+
+
+def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
+    return x.log_softmax(dim)
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """The tensors one after another along dim; all other sizes must agree."""
+    if not tensors:
+        raise ShapeError("[cat] expected at least one tensor, got none.")
+    dtype = dtypes.promote(*[t.dtype for t in tensors])
+    result: Tensor = apply(layout.Cat, *[t.to(dtype) for t in tensors], dim=normal_dim("cat", dim, tensors[0].ndim))
+    return result
+
+
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """The tensors along a new dimension dim; all shapes must agree."""
+    if not tensors:
+        raise ShapeError("[stack] expected at least one tensor, got none.")
+    if any(t.shape != tensors[0].shape for t in tensors):
+        raise ShapeError(f"[stack] all shapes must be equal, got {[t.shape for t in tensors]}.")
+    place = normal_dim("stack", dim, tensors[0].ndim + 1)
+    return cat([t.unsqueeze(place) for t in tensors], place)
+
+
+# ---- layers -------------------------------------------------------------------------------------------------------
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight^T + bias. x [..., K], weight [N, K], bias [N] -> [..., N]."""
+    result: Tensor = apply(matmul.Linear, x, weight, bias)
+    return result
+
+
+def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
+    """gelu(x + bias) in one kernel, and one backward kernel. x [..., C], bias [C]."""
+    _check_approximate("bias_gelu", approximate)
+    result: Tensor = apply(BiasGelu, x, bias, approximate=approximate)
+    return result
+
+
+def embedding(indices: Tensor, weight: Tensor) -> Tensor:
+    """Rows of weight [V, C] by int32 indices [...] -> [..., C]. An index outside [0, V) gives a row of NaN."""
+    result: Tensor = apply(emb.Embedding, weight, indices)
+    return result
+
+
+def _check_normalized(op: str, x: Tensor, normalized_shape: Sequence[int]) -> None:
+    if tuple(normalized_shape) != x.shape[x.ndim - len(normalized_shape):] or not normalized_shape:
+        raise ShapeError(f"[{op}] normalized_shape must be the last dimensions of {x.shape}, got "
+                         f"{tuple(normalized_shape)}.")
+
+
+def layer_norm(x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
+               eps: float = 1e-5) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last dimensions (Ba et al. 2016, arXiv 1607.06450)."""
+    _check_normalized("layer_norm", x, normalized_shape)
+    if len(normalized_shape) == 1:
+        result: Tensor = apply(norm.LayerNorm, x, weight, bias, eps=eps)
+        return result
+    lead = x.shape[:x.ndim - len(normalized_shape)]
+    flat = [None if p is None else p.reshape(-1) for p in (weight, bias)]
+    folded: Tensor = apply(norm.LayerNorm, x.reshape(*lead, -1), *flat, eps=eps)
+    return folded.reshape(*x.shape)
+
+
+def rms_norm(x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+    _check_normalized("rms_norm", x, normalized_shape)
+    if len(normalized_shape) != 1:
+        raise ShapeError(f"[rms_norm] normalized_shape must be one dimension, got {tuple(normalized_shape)}.")
+    result: Tensor = apply(norm.RMSNorm, x, weight, eps=eps)
+    return result
+
+
+def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor | None = None, bias: Tensor | None = None,
+                   eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """(h, layer_norm(h)) with h = x + residual, in one kernel."""
+    result: tuple[Tensor, Tensor] = apply(norm.AddLayerNorm, x, residual, weight, bias, eps=eps)
+    return result
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor | None = None,
+                 eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """(h, rms_norm(h)) with h = x + residual, in one kernel."""
+    result: tuple[Tensor, Tensor] = apply(norm.AddRMSNorm, x, residual, weight, eps=eps)
+    return result
+
+
+def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+    """Zeroes elements with probability p and scales the rest by 1/(1-p). The mask is a function of the seed alone, so
+    it is the same on every backend (Philox 4x32-10)."""
+    if not 0.0 <= p < 1.0:
+        raise ShapeError(f"[dropout] p must be in [0, 1), got {p}.")
+    if not training or p == 0.0:
+        return x
+    state, offset = default_generator().reserve(x.numel(), x._array.backend)
+    result: Tensor = apply(drop.Dropout, x, Tensor(state), rate=p, offset=offset)
+    return result
+
+
+# ---- attention ----------------------------------------------------------------------------------------------------
+
+
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, is_causal: bool = False,
+                                 scale: float | None = None, enable_gqa: bool = False) -> Tensor:
+    """softmax(query key^T scale) value without a score matrix in memory (FlashAttention-2, arXiv 2307.08691).
+
+    Args:
+        query: [B, H, T, D]; key, value: [B, H or fewer, S, D] (fewer heads need enable_gqa).
+        scale: 1/sqrt(D) by default.
+    """
+    if key.shape[1] != query.shape[1] and not enable_gqa:
+        raise ShapeError(f"[scaled_dot_product_attention] key must have {query.shape[1]} heads like query, got "
+                         f"{key.shape[1]}. Pass enable_gqa=True for grouped-query attention.")
+    result: Tensor = apply(attention.Attention, query, key, value, causal=is_causal, scale=scale)
+    return result
+
+
+def attention_qkv(qkv: Tensor, heads: int, kv_heads: int | None = None, causal: bool = True,
+                  scale: float | None = None) -> Tensor:
+    """Attention read in place from packed projections: qkv [B, T, (H + 2 KV) D] -> [B, T, H D]."""
+    result: Tensor = apply(attention.AttentionQkv, qkv, heads=heads, kv_heads=kv_heads or heads, causal=causal,
+                           scale=scale)
+    return result
+
+
+# ---- losses -------------------------------------------------------------------------------------------------------
+
+
+def _reduced(op: str, values: Tensor, reduction: str) -> Tensor:
+    if reduction not in ("mean", "sum", "none"):
+        raise ShapeError(f"[{op}] reduction must be mean, sum or none, got {reduction!r}.")
+    return values.mean() if reduction == "mean" else values.sum() if reduction == "sum" else values
+
+
+def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int = -100, reduction: str = "mean",
+                  label_smoothing: float = 0.0) -> Tensor:
+    """Softmax cross entropy in one fused kernel. logits [..., V], target int32 [...] (PyTorch's [N, C] layout only)."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ShapeError(f"[cross_entropy] reduction must be mean, sum or none, got {reduction!r}.")
+    if target.dtype.kind != "i":
+        raise DTypeError(f"[cross_entropy] target must be int32 class indices, got {target.dtype.name}.")
+    if logits.shape[:-1] != target.shape:
+        raise ShapeError(f"[cross_entropy] target must have logits' shape without its last dimension, "
+                         f"{logits.shape[:-1]}, got {target.shape}.")
+    rows: Tensor = apply(ce.CrossEntropy, logits.reshape(-1, logits.shape[-1]), target.reshape(-1),
+                         ignore_index=ignore_index, label_smoothing=label_smoothing, reduction=reduction)
+    return rows.reshape(*target.shape) if reduction == "none" else rows
+
+
+def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """(x - target)^2, reduced."""
+    return _reduced("mse_loss", (x - target).square(), reduction)
+
+
+def l1_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """|x - target|, reduced."""
+    return _reduced("l1_loss", (x - target).abs(), reduction)
+
+
+def nll_loss(log_probabilities: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """-log p[target], reduced. log_probabilities [N, C], target int32 [N]."""
+    classes = log_probabilities.shape[-1]
+    from .creation import arange
+    chosen = target.unsqueeze(-1) == arange(classes, backend=target.backend)
+    return _reduced("nll_loss", -(log_probabilities * chosen.to(log_probabilities.dtype)).sum(-1), reduction)
+
+
+def binary_cross_entropy_with_logits(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """-log of the probability sigmoid(x) gives to target in [0, 1], stable for any x."""
+    return _reduced("binary_cross_entropy_with_logits", x.softplus() - x * target, reduction)

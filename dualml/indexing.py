@@ -1,0 +1,73 @@
+"""x[key]: integers, slices with steps, None, ..., and one integer tensor. The result is a copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .errors import ShapeError
+from .ops import index_select, layout
+from .tape import apply
+from .tensor import Tensor
+
+
+def _expand_ellipsis(key: tuple[Any, ...], ndim: int) -> list[Any]:
+    used = sum(k is not None and k is not Ellipsis for k in key)
+    if used > ndim:
+        raise ShapeError(f"[getitem] at most {ndim} indices fit a tensor of {ndim} dimensions, got {used}.")
+    found: list[Any] = []
+    for part in key:
+        found += [slice(None)] * (ndim - used) if part is Ellipsis else [part]
+    if Ellipsis not in [k for k in key if not isinstance(k, Tensor)]:
+        found += [slice(None)] * (ndim - used)
+    return found
+
+
+def getitem(x: Tensor, key: Any) -> Tensor:
+    """The part of x that key names."""
+    parts = _expand_ellipsis(key if isinstance(key, tuple) else (key,), x.ndim)
+    starts: list[int] = []
+    sizes: list[int] = []
+    steps: list[int] = []
+    shape: list[int] = []
+    gather: tuple[int, Tensor] | None = None
+    for part in parts:
+        axis = len(starts)
+        if part is None:
+            shape.append(1)
+            continue
+        whole = x.shape[axis]
+        if isinstance(part, (Tensor, np.ndarray, list)):
+            index = part if isinstance(part, Tensor) else _index_tensor(part, x)
+            if gather is not None:
+                raise ShapeError("[getitem] one index tensor at a time is supported, got two.")
+            if index.dtype.kind != "i":
+                raise ShapeError(f"[getitem] an index tensor must be int32, got {index.dtype.name}.")
+            gather = (axis, index)
+            part = slice(None)
+            shape += index.shape
+        elif isinstance(part, slice):
+            shape.append(len(range(*part.indices(whole))))
+        else:
+            place = int(part)
+            if not -whole <= place < whole:
+                raise ShapeError(f"[getitem] index {place} is out of range for dimension {axis} of size {whole}.")
+            part = slice(place % whole, place % whole + 1)
+        start, stop, step = part.indices(whole)
+        starts.append(start)
+        sizes.append(len(range(start, stop, step)))
+        steps.append(step)
+    whole_tensor = all(s == 0 and n == w and d == 1 for s, n, w, d in zip(starts, sizes, x.shape, steps, strict=True))
+    taken = x if whole_tensor else apply(layout.Slice, x, starts=tuple(starts), sizes=tuple(sizes), steps=tuple(steps))
+    if gather is not None:
+        axis, index = gather
+        taken = apply(index_select.IndexSelect, taken, index.reshape(-1), dim=axis)
+    result: Tensor = taken.reshape(*shape)
+    return result
+
+
+def _index_tensor(values: Any, like: Tensor) -> Tensor:
+    from .array import from_numpy
+    from .dtypes import int32
+    return Tensor(from_numpy(np.asarray(values), int32, like._array.backend))

@@ -1,0 +1,508 @@
+"""Tensor: an Array with gradients and PyTorch's methods. Layout methods that PyTorch makes as views copy here: Arrays
+are always contiguous. reshape, view, squeeze, unsqueeze, flatten and detach share memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from . import dtypes, runtime, tape
+from .array import Array, from_numpy
+from .dtypes import DType, as_dtype
+from .errors import DTypeError, GradientError, ShapeError
+from .ops import cast, index_select, layout, matmul, reduce, softmax, statistics
+from .ops.elementwise import ELEMENTWISE
+from .tape import apply
+
+Number = int | float | bool
+Int: TypeAlias = int  # inside Tensor, int, float and bool are its casts
+Float: TypeAlias = float
+Flag: TypeAlias = bool
+Dims = int | Sequence[int] | None
+
+
+def normal_dim(op: str, dim: int, ndim: int) -> int:
+    """A dimension counted from the front. Raises ShapeError outside [-ndim, ndim)."""
+    if not -max(ndim, 1) <= dim < max(ndim, 1):
+        raise ShapeError(f"[{op}] dim must be in [{-max(ndim, 1)}, {max(ndim, 1) - 1}] for {ndim} dimensions, "
+                         f"got {dim}.")
+    return dim % max(ndim, 1)
+
+
+def normal_dims(op: str, dim: Dims, ndim: int) -> tuple[int, ...]:
+    """Sorted dimensions counted from the front; None is all of them."""
+    if dim is None:
+        return tuple(range(ndim))
+    dims = [normal_dim(op, d, ndim) for d in ([dim] if isinstance(dim, int) else dim)]
+    if len(set(dims)) != len(dims):
+        raise ShapeError(f"[{op}] dim must not repeat a dimension, got {dim}.")
+    return tuple(sorted(d for d in dims if ndim))
+
+
+def unify(op: str, *values: Tensor | Number) -> list[Tensor | Number]:
+    """Operands of one dtype: tensors promote to the widest, Python numbers follow the tensors (a float makes ints
+    float32)."""
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    if not tensors:
+        raise DTypeError(f"[{op}] expected at least one tensor, got {values}.")
+    for value in values:
+        if not isinstance(value, (Tensor, int, float, np.number, np.bool_)):
+            raise DTypeError(f"[{op}] operands must be tensors or numbers, got {type(value).__name__}.")
+    dtype = dtypes.promote(*[t.dtype for t in tensors])
+    numbers = [v for v in values if not isinstance(v, Tensor)]
+    if not dtype.is_floating_point and any(isinstance(v, (float, np.floating)) for v in numbers):
+        dtype = dtypes.float32
+    if dtype is dtypes.bool_ and any(not isinstance(v, (bool, np.bool_)) for v in numbers):
+        dtype = dtypes.int32
+    return [v.to(dtype) if isinstance(v, Tensor) else v for v in values]
+
+
+def elementwise(name: str, *values: Tensor | Number) -> Tensor:
+    """Applies a row of the elementwise table to tensors and numbers, which broadcast."""
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    numbers = {n: v for n, v in zip("abc", values, strict=False) if not isinstance(v, Tensor)}
+    result: Tensor = apply(ELEMENTWISE[name], *tensors, **numbers)
+    return result
+
+
+class Tensor:
+    """A multi-dimensional array on one backend. Make one with dm.tensor, dm.zeros, dm.randn and the like."""
+
+    __slots__ = ("__weakref__", "_array", "_index", "_node", "_slot", "grad", "requires_grad")
+    __hash__ = object.__hash__
+    __array_priority__ = 1000  # NumPy scalars leave arithmetic to us
+
+    def __init__(self, array: Array, requires_grad: Flag = False, node: tape.Node | None = None,
+                 index: Int = 0) -> None:
+        self._array = array
+        self._node = node
+        self._index = index
+        self._slot: Array | None = None  # where an optimizer wants the gradient
+        self.grad: Tensor | None = None
+        self.requires_grad = requires_grad
+
+    # ---- what it is ----
+
+    @property
+    def shape(self) -> tuple[Int, ...]:
+        return self._array.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self._array.dtype
+
+    @property
+    def ndim(self) -> Int:
+        return len(self._array.shape)
+
+    @property
+    def backend(self) -> str:
+        return self._array.backend.name
+
+    @property
+    def is_leaf(self) -> Flag:
+        return self._node is None
+
+    def dim(self) -> Int:
+        return self.ndim
+
+    def size(self, dim: Int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[normal_dim("size", dim, self.ndim)]
+
+    def numel(self) -> Int:
+        return self._array.size
+
+    def numpy(self) -> np.ndarray:
+        """A NumPy copy of the values. Waits for the device. Raises GradientError where a gradient would be lost."""
+        if self.requires_grad and tape.is_grad_enabled():
+            raise GradientError("[numpy] this tensor requires a gradient that NumPy would lose. Use .detach().numpy().")
+        return self._array.numpy()
+
+    def item(self) -> Any:
+        """The single value as a Python number. Waits for the device."""
+        if self.numel() != 1:
+            raise ShapeError(f"[item] the tensor must have one element, got shape {self.shape}.")
+        return self._array.numpy().item()
+
+    def tolist(self) -> Any:
+        return self._array.numpy().tolist()
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        """Exchange without a copy (cpu) or on the device (cuda); WebGPU memory cannot be shared."""
+        array, stored = self._array, self._array.backend.storage(self.dtype)
+        shared = array.backend.view(array.buffer, array.offset * stored.itemsize, stored, array.size)
+        return shared.reshape(self.shape).__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> tuple[Int, int]:
+        return (2, 0) if self.backend == "cuda" else (1, 0)
+
+    def __repr__(self) -> str:
+        with np.printoptions(precision=4, threshold=64, edgeitems=3, linewidth=110):
+            body = np.array2string(self._array.numpy(), separator=", ", prefix="tensor(")
+        parts = [body, f"backend={self.backend!r}"]
+        if self.dtype not in (dtypes.float32, dtypes.int32, dtypes.bool_):
+            parts.append(f"dtype={self.dtype}")
+        if self._node is not None:
+            parts.append(f"grad_fn=<{self._node.op.name}>")
+        elif self.requires_grad:
+            parts.append("requires_grad=True")
+        return f"tensor({', '.join(parts)})"
+
+    def __len__(self) -> Int:
+        if not self.ndim:
+            raise ShapeError("[len] a tensor without dimensions has no length.")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self) -> Flag:
+        return bool(self.item())
+
+    def __float__(self) -> Float:
+        return float(self.item())
+
+    def __int__(self) -> Int:
+        return int(self.item())
+
+    def __index__(self) -> Int:
+        if self.dtype.kind != "i":
+            raise DTypeError(f"[index] only an integer tensor can be an index, got {self.dtype.name}.")
+        return int(self.item())
+
+    # ---- gradients ----
+
+    def backward(self, gradient: Tensor | None = None, retain_graph: Flag = False) -> None:
+        """Adds d(self)/d(leaf) to .grad of every leaf. `gradient` (this tensor's shape) is 1 for a scalar."""
+        tape.backward([self], [gradient], retain_graph)
+
+    def detach(self) -> Tensor:
+        """The same memory without a history."""
+        return Tensor(self._array)
+
+    def requires_grad_(self, requires_grad: Flag = True) -> Tensor:
+        if requires_grad and not self.dtype.is_floating_point:
+            raise DTypeError(f"[requires_grad] only floating point tensors have gradients, got {self.dtype.name}.")
+        self.requires_grad = requires_grad
+        return self
+
+    def _overwrite(self, op: str, value: Tensor) -> Tensor:
+        if tape.is_grad_enabled() and self.requires_grad:
+            raise GradientError(f"[{op}] a tensor that requires a gradient can be changed in place only under "
+                                "dm.no_grad().")
+        if value.shape != self.shape:
+            raise ShapeError(f"[{op}] value must have shape {self.shape}, got {value.shape}.")
+        self._array.copy_from(value.to(self.dtype).to(self.backend)._array)
+        return self
+
+    def copy_(self, value: Tensor) -> Tensor:
+        """Overwrites the values in place."""
+        return self._overwrite("copy_", value)
+
+    def fill_(self, value: Number) -> Tensor:
+        from .ops.create import fill
+        return self._overwrite("fill_", Tensor(fill(self.shape, value, self.dtype, self._array.backend)))
+
+    def zero_(self) -> Tensor:
+        return self.fill_(0)
+
+    def add_(self, other: Tensor | Number) -> Tensor:
+        with tape.no_grad():
+            value = self.detach() + other
+        return self._overwrite("add_", value)
+
+    def mul_(self, other: Tensor | Number) -> Tensor:
+        with tape.no_grad():
+            value = self.detach() * other
+        return self._overwrite("mul_", value)
+
+    # ---- dtype and place ----
+
+    def to(self, target: str | DType) -> Tensor:
+        """This tensor as another dtype ("float16", dm.int32) or on another backend ("cpu", "webgpu", "cuda")."""
+        if isinstance(target, str) and (target == "auto" or target in runtime.backend_names()):
+            backend = runtime.get(target)
+            if backend is self._array.backend:
+                return self
+            if self.requires_grad and self._node is not None and tape.is_grad_enabled():
+                raise GradientError("[to] gradients do not cross backends. Detach the tensor, or move leaves only.")
+            return Tensor(from_numpy(self._array.numpy(), self.dtype, backend), self.requires_grad)
+        dtype = as_dtype(target)
+        if dtype is self.dtype:
+            return self
+        result: Tensor = apply(cast.Cast, self, dtype=dtype)
+        return result
+
+    def float(self) -> Tensor:
+        return self.to(dtypes.float32)
+
+    def half(self) -> Tensor:
+        return self.to(dtypes.float16)
+
+    def bfloat16(self) -> Tensor:
+        return self.to(dtypes.bfloat16)
+
+    def int(self) -> Tensor:
+        return self.to(dtypes.int32)
+
+    def bool(self) -> Tensor:
+        return self.to(dtypes.bool_)
+
+    def cpu(self) -> Tensor:
+        return self.to("cpu")
+
+    def clone(self) -> Tensor:
+        """A copy with its own memory, through which gradients flow."""
+        return elementwise("clone", self)
+
+    def contiguous(self) -> Tensor:
+        return self
+
+    # ---- elementwise ----
+
+    def __add__(self, other: Tensor | Number) -> Tensor: return elementwise("add", *unify("add", self, other))
+    def __radd__(self, other: Number) -> Tensor: return elementwise("add", *unify("add", other, self))
+    def __sub__(self, other: Tensor | Number) -> Tensor: return elementwise("sub", *unify("sub", self, other))
+    def __rsub__(self, other: Number) -> Tensor: return elementwise("sub", *unify("sub", other, self))
+    def __mul__(self, other: Tensor | Number) -> Tensor: return elementwise("mul", *unify("mul", self, other))
+    def __rmul__(self, other: Number) -> Tensor: return elementwise("mul", *unify("mul", other, self))
+    def __truediv__(self, other: Tensor | Number) -> Tensor: return elementwise("div", *_floating("div", self, other))
+    def __rtruediv__(self, other: Number) -> Tensor: return elementwise("div", *_floating("div", other, self))
+    def __neg__(self) -> Tensor: return elementwise("neg", self)
+    def __abs__(self) -> Tensor: return self.abs()
+    def __matmul__(self, other: Tensor) -> Tensor: return self.matmul(other)
+    def __rpow__(self, other: Number) -> Tensor: return elementwise("pow", *_floating("pow", other, self))
+    def __eq__(self, other: object) -> Tensor: return _compare("eq", self, other)  # type: ignore[override]
+    def __ne__(self, other: object) -> Tensor: return _compare("ne", self, other)  # type: ignore[override]
+    def __lt__(self, other: Tensor | Number) -> Tensor: return _compare("lt", self, other)
+    def __le__(self, other: Tensor | Number) -> Tensor: return _compare("le", self, other)
+    def __gt__(self, other: Tensor | Number) -> Tensor: return _compare("gt", self, other)
+    def __ge__(self, other: Tensor | Number) -> Tensor: return _compare("ge", self, other)
+    def __and__(self, other: Tensor) -> Tensor: return elementwise("logical_and", self.bool(), other.bool())
+    def __or__(self, other: Tensor) -> Tensor: return elementwise("logical_or", self.bool(), other.bool())
+    def __xor__(self, other: Tensor) -> Tensor: return elementwise("logical_xor", self.bool(), other.bool())
+    def __invert__(self) -> Tensor: return elementwise("logical_not", self.bool())
+
+    def __pow__(self, other: Tensor | Number) -> Tensor:
+        if isinstance(other, (int, float)) and other == 2:
+            return self.square()
+        return elementwise("pow", *_floating("pow", self, other))
+
+    def pow(self, exponent: Tensor | Number) -> Tensor: return self ** exponent
+    def abs(self) -> Tensor: return elementwise("abs", self)
+    def sign(self) -> Tensor: return elementwise("sign", self)
+    def exp(self) -> Tensor: return _unary("exp", self)
+    def log(self) -> Tensor: return _unary("log", self)
+    def log1p(self) -> Tensor: return _unary("log1p", self)
+    def expm1(self) -> Tensor: return _unary("expm1", self)
+    def sqrt(self) -> Tensor: return _unary("sqrt", self)
+    def rsqrt(self) -> Tensor: return _unary("rsqrt", self)
+    def reciprocal(self) -> Tensor: return _unary("reciprocal", self)
+    def square(self) -> Tensor: return _unary("square", self)
+    def sin(self) -> Tensor: return _unary("sin", self)
+    def cos(self) -> Tensor: return _unary("cos", self)
+    def tanh(self) -> Tensor: return _unary("tanh", self)
+    def sigmoid(self) -> Tensor: return _unary("sigmoid", self)
+    def relu(self) -> Tensor: return _unary("relu", self)
+    def silu(self) -> Tensor: return _unary("silu", self)
+    def softplus(self) -> Tensor: return _unary("softplus", self)
+    def erf(self) -> Tensor: return _unary("erf", self)
+    def floor(self) -> Tensor: return _unary("floor", self)
+    def ceil(self) -> Tensor: return _unary("ceil", self)
+    def isnan(self) -> Tensor: return _unary("isnan", self)
+    def isinf(self) -> Tensor: return _unary("isinf", self)
+    def isfinite(self) -> Tensor: return _unary("isfinite", self)
+    def maximum(self, other: Tensor | Number) -> Tensor: return elementwise("maximum", *unify("maximum", self, other))
+    def minimum(self, other: Tensor | Number) -> Tensor: return elementwise("minimum", *unify("minimum", self, other))
+
+    def clamp(self, min: Tensor | Number | None = None, max: Tensor | Number | None = None) -> Tensor:
+        """Values limited to [min, max]; either may be None."""
+        if min is None and max is None:
+            raise ShapeError("[clamp] expected min or max, got neither.")
+        if max is None:
+            return self.maximum(min)  # type: ignore[arg-type]
+        if min is None:
+            return self.minimum(max)
+        return elementwise("clamp", *unify("clamp", self, min, max))
+
+    def where(self, condition: Tensor, other: Tensor | Number) -> Tensor:
+        """self where condition is true, else other."""
+        here, there = unify("where", self, other)
+        return elementwise("where", condition.bool(), here, there)
+
+    # ---- reductions ----
+
+    def _reduce(self, op: Any, dim: Dims, keepdim: Flag, **options: Any) -> Tensor:
+        result: Tensor = apply(op, self, dim=normal_dims(op.name, dim, self.ndim), keepdim=keepdim, **options)
+        return result
+
+    def sum(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Sum, dim, keepdim)
+    def mean(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Mean, dim, keepdim)
+    def max(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Max, dim, keepdim)
+    def min(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Min, dim, keepdim)
+    def prod(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Prod, dim, keepdim)
+    def any(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Any, dim, keepdim)
+    def all(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.All, dim, keepdim)
+
+    def argmax(self, dim: Int | None = None, keepdim: Flag = False) -> Tensor:
+        return self._reduce(statistics.ArgMax, dim, keepdim)
+
+    def argmin(self, dim: Int | None = None, keepdim: Flag = False) -> Tensor:
+        return self._reduce(statistics.ArgMin, dim, keepdim)
+
+    def var(self, dim: Dims = None, correction: Int = 1, keepdim: Flag = False) -> Tensor:
+        return self._reduce(statistics.Var, dim, keepdim, correction=correction)
+
+    def std(self, dim: Dims = None, correction: Int = 1, keepdim: Flag = False) -> Tensor:
+        return self._reduce(statistics.Std, dim, keepdim, correction=correction)
+
+    def logsumexp(self, dim: Dims = None, keepdim: Flag = False) -> Tensor:
+        return self._reduce(statistics.LogSumExp, dim, keepdim)
+
+    def norm(self) -> Tensor:
+        """The Euclidean norm of all elements."""
+        return self.square().sum().sqrt()
+
+    def softmax(self, dim: Int = -1) -> Tensor:
+        result: Tensor = apply(softmax.Softmax, self, dim=normal_dim("softmax", dim, self.ndim))
+        return result
+
+    def log_softmax(self, dim: Int = -1) -> Tensor:
+        result: Tensor = apply(softmax.LogSoftmax, self, dim=normal_dim("log_softmax", dim, self.ndim))
+        return result
+
+    # ---- products ----
+
+    def matmul(self, other: Tensor) -> Tensor:
+        """The matrix product with PyTorch's rules: batches broadcast, 1-D operands are vectors."""
+        a, b = unify("matmul", self, other)
+        result: Tensor = apply(matmul.MatMul, a, b)  # type: ignore[arg-type]
+        return result
+
+    # ---- layout ----
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """The same elements under another shape; one dimension may be -1."""
+        sizes = _sizes(shape)
+        if -1 in sizes:
+            known = math.prod(s for s in sizes if s != -1)
+            sizes = tuple((self.numel() // known if known else 0) if s == -1 else s for s in sizes)
+        result: Tensor = apply(layout.Reshape, self, shape=sizes)
+        return result
+
+    def view(self, *shape: Any) -> Tensor: return self.reshape(*shape)
+
+    def flatten(self, start_dim: Int = 0, end_dim: Int = -1) -> Tensor:
+        first, last = normal_dim("flatten", start_dim, self.ndim), normal_dim("flatten", end_dim, self.ndim)
+        return self.reshape(*self.shape[:first], math.prod(self.shape[first:last + 1]), *self.shape[last + 1:])
+
+    def squeeze(self, dim: Int | None = None) -> Tensor:
+        """Without dimensions of size 1: all of them, or dim where it is one."""
+        if dim is None:
+            return self.reshape(*[s for s in self.shape if s != 1])
+        place = normal_dim("squeeze", dim, self.ndim)
+        return self.reshape(*[s for i, s in enumerate(self.shape) if i != place or s != 1])
+
+    def unsqueeze(self, dim: Int) -> Tensor:
+        place = normal_dim("unsqueeze", dim, self.ndim + 1)
+        return self.reshape(*self.shape[:place], 1, *self.shape[place:])
+
+    def permute(self, *dims: Any) -> Tensor:
+        axes = tuple(normal_dim("permute", d, self.ndim) for d in _sizes(dims))
+        result: Tensor = apply(layout.Permute, self, axes=axes)
+        return result
+
+    def transpose(self, dim0: Int, dim1: Int) -> Tensor:
+        axes = list(range(self.ndim))
+        first, second = normal_dim("transpose", dim0, self.ndim), normal_dim("transpose", dim1, self.ndim)
+        axes[first], axes[second] = axes[second], axes[first]
+        return self.permute(*axes)
+
+    @property
+    def T(self) -> Tensor:
+        return self.permute(*reversed(range(self.ndim)))
+
+    @property
+    def mT(self) -> Tensor:
+        return self.transpose(-1, -2)
+
+    def expand(self, *sizes: Any) -> Tensor:
+        """Broadcast to sizes (-1 keeps one). A copy."""
+        wanted = _sizes(sizes)
+        padded = (1,) * (len(wanted) - self.ndim) + self.shape
+        shape = tuple(p if w == -1 else w for w, p in zip(wanted, padded, strict=True)) if len(padded) == len(wanted) \
+            else wanted
+        result: Tensor = apply(layout.Expand, self, shape=shape)
+        return result
+
+    def broadcast_to(self, shape: Sequence[Int]) -> Tensor: return self.expand(*shape)
+
+    def repeat(self, *sizes: Any) -> Tensor:
+        result: Tensor = apply(layout.Repeat, self, sizes=_sizes(sizes))
+        return result
+
+    def flip(self, *dims: Any) -> Tensor:
+        result: Tensor = apply(layout.Flip, self, dims=normal_dims("flip", _sizes(dims), self.ndim))
+        return result
+
+    def tril(self, diagonal: Int = 0) -> Tensor:
+        result: Tensor = apply(layout.Tril, self, diagonal=diagonal)
+        return result
+
+    def triu(self, diagonal: Int = 0) -> Tensor:
+        result: Tensor = apply(layout.Triu, self, diagonal=diagonal)
+        return result
+
+    def narrow(self, dim: Int, start: Int, length: Int) -> Tensor:
+        place = normal_dim("narrow", dim, self.ndim)
+        return self[(slice(None),) * place + (slice(start, start + length),)]
+
+    def split(self, split_size: Int | Sequence[Int], dim: Int = 0) -> tuple[Tensor, ...]:
+        """Pieces along dim, of one size (the last may be smaller) or of the sizes given."""
+        place = normal_dim("split", dim, self.ndim)
+        whole = self.shape[place]
+        if isinstance(split_size, int) and split_size < 1:
+            raise ShapeError(f"[split] split_size must be at least 1, got {split_size}.")
+        sizes = [min(split_size, whole - s) for s in range(0, whole, split_size)] if isinstance(split_size, int) \
+            else list(split_size)
+        if sum(sizes) != whole:
+            raise ShapeError(f"[split] sizes must add up to {whole}, got {sizes}.")
+        pieces: tuple[Tensor, ...] = apply(layout.Split, self, sizes=tuple(sizes), dim=place)
+        return pieces
+
+    def chunk(self, chunks: Int, dim: Int = 0) -> tuple[Tensor, ...]:
+        size = self.shape[normal_dim("chunk", dim, self.ndim)]
+        return self.split(max(1, -(-size // chunks)), dim)
+
+    def index_select(self, dim: Int, index: Tensor) -> Tensor:
+        result: Tensor = apply(index_select.IndexSelect, self, index, dim=normal_dim("index_select", dim, self.ndim))
+        return result
+
+    def __getitem__(self, key: Any) -> Tensor:
+        from .indexing import getitem
+        return getitem(self, key)
+
+
+def _sizes(given: tuple[Any, ...]) -> tuple[int, ...]:
+    """The two spellings of sizes: f(2, 3) and f((2, 3))."""
+    first = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
+    return tuple(int(s) for s in first)
+
+
+def _floating(op: str, *values: Tensor | Number) -> list[Tensor | Number]:
+    found = unify(op, *values)
+    return [v.float() if isinstance(v, Tensor) and not v.dtype.is_floating_point else v for v in found]
+
+
+def _unary(name: str, x: Tensor) -> Tensor:
+    return elementwise(name, x if x.dtype.is_floating_point else x.float())
+
+
+def _compare(name: str, a: Tensor, b: Any) -> Tensor:
+    left, right = unify(name, a, b)
+    if name not in ("eq", "ne") and isinstance(left, Tensor) and left.dtype is dtypes.bool_:
+        left, right = left.int(), right.int() if isinstance(right, Tensor) else right
+    return elementwise(name, left, right)
