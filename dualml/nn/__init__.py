@@ -1,0 +1,11 @@
+"""Neural network layers with PyTorch's names, parameters and state-dict keys."""
+
+from .. import functional
+from . import init
+from .attention import MultiheadAttention, TransformerBlock
+from .containers import ModuleList, Sequential
+from .layers import GELU, Dropout, Embedding, LayerNorm, Linear, ReLU, RMSNorm, SiLU
+from .module import Module, Parameter
+
+__all__ = ["GELU", "Dropout", "Embedding", "LayerNorm", "Linear", "Module", "ModuleList", "MultiheadAttention",
+           "Parameter", "RMSNorm", "ReLU", "Sequential", "SiLU", "TransformerBlock", "functional", "init"]

@@ -1,0 +1,76 @@
+"""Self-attention and the transformer block."""
+
+from __future__ import annotations
+
+from .. import functional as F
+from ..errors import ShapeError
+from ..tensor import Tensor
+from .layers import Dropout, LayerNorm, Linear
+from .module import Module
+
+
+class MultiheadAttention(Module):
+    """Self-attention [B, T, C] -> [B, T, C] with one projection for queries, keys and values (Vaswani et al. 2017).
+
+    Args:
+        embed_dim: C, a multiple of num_heads.
+        num_heads: query heads.
+        num_kv_heads: key and value heads, a divisor of num_heads (grouped-query attention); num_heads by default.
+        dropout: probability on the output. Attention weights are never in memory, so there is none on them.
+        causal: a position sees only itself and what is before it.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, bias: bool = True, dropout: float = 0.0, causal: bool = False,
+                 num_kv_heads: int | None = None) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ShapeError(f"[multihead_attention] embed_dim must be a multiple of num_heads={num_heads}, "
+                             f"got {embed_dim}.")
+        self.num_heads, self.num_kv_heads, self.causal = num_heads, num_kv_heads or num_heads, causal
+        head = embed_dim // num_heads
+        self.qkv = Linear(embed_dim, (num_heads + 2 * self.num_kv_heads) * head, bias)
+        self.proj = Linear(embed_dim, embed_dim, bias)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = F.attention_qkv(self.qkv(x), self.num_heads, self.num_kv_heads, self.causal)  # [B, T, C]
+        out: Tensor = self.dropout(self.proj(mixed))
+        return out
+
+
+class MLP(Module):
+    """Two linear layers with a fused bias and GELU between them."""
+
+    def __init__(self, width: int, hidden: int, bias: bool = True, dropout: float = 0.0,
+                 approximate: str = "none") -> None:
+        super().__init__()
+        self.fc = Linear(width, hidden, bias)
+        self.proj = Linear(hidden, width, bias)
+        self.dropout = Dropout(dropout)
+        self.approximate = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fc.bias is None:
+            hidden = F.gelu(self.fc(x), self.approximate)
+        else:
+            hidden = F.bias_gelu(F.linear(x, self.fc.weight), self.fc.bias, self.approximate)
+        out: Tensor = self.dropout(self.proj(hidden))
+        return out
+
+
+class TransformerBlock(Module):
+    """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)) (GPT-2)."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, bias: bool = True, causal: bool = True,
+                 approximate: str = "none", kv_heads: int | None = None) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(width, bias=bias)
+        self.attn = MultiheadAttention(width, heads, bias, dropout, causal, kv_heads)
+        self.ln_2 = LayerNorm(width, bias=bias)
+        self.mlp = MLP(width, 4 * width, bias, dropout, approximate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ln = self.ln_2
+        x, normed = F.add_layer_norm(self.attn(self.ln_1(x)), x, ln.weight, ln.bias, ln.eps)
+        out: Tensor = x + self.mlp(normed)
+        return out

@@ -1,0 +1,69 @@
+"""Initial values. Each function overwrites a tensor in place and returns it."""
+
+from __future__ import annotations
+
+import math
+
+from .. import creation
+from ..errors import ShapeError
+from ..tape import no_grad
+from ..tensor import Tensor
+
+
+def _fans(op: str, x: Tensor) -> tuple[int, int]:
+    """Inputs and outputs of a weight [out, in, ...]."""
+    if x.ndim < 2:
+        raise ShapeError(f"[{op}] the tensor must have at least 2 dimensions, got shape {x.shape}.")
+    field = math.prod(x.shape[2:])
+    return x.shape[1] * field, x.shape[0] * field
+
+
+def uniform_(x: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
+    with no_grad():
+        return x.copy_(creation.rand_like(x) * (b - a) + a)
+
+
+def normal_(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    with no_grad():
+        return x.copy_(creation.randn_like(x) * std + mean)
+
+
+def constant_(x: Tensor, value: float) -> Tensor:
+    with no_grad():
+        return x.fill_(value)
+
+
+def zeros_(x: Tensor) -> Tensor:
+    return constant_(x, 0.0)
+
+
+def ones_(x: Tensor) -> Tensor:
+    return constant_(x, 1.0)
+
+
+def xavier_uniform_(x: Tensor, gain: float = 1.0) -> Tensor:
+    """Glorot and Bengio 2010: variance 2 / (fan_in + fan_out)."""
+    bound = gain * math.sqrt(6.0 / sum(_fans("xavier_uniform_", x)))
+    return uniform_(x, -bound, bound)
+
+
+def xavier_normal_(x: Tensor, gain: float = 1.0) -> Tensor:
+    return normal_(x, 0.0, gain * math.sqrt(2.0 / sum(_fans("xavier_normal_", x))))
+
+
+def kaiming_uniform_(x: Tensor, a: float = 0.0) -> Tensor:
+    """He et al. 2015 (arXiv 1502.01852): variance 2 / ((1 + a^2) fan_in), for a leaky ReLU of slope a."""
+    bound = math.sqrt(6.0 / ((1.0 + a * a) * _fans("kaiming_uniform_", x)[0]))
+    return uniform_(x, -bound, bound)
+
+
+def kaiming_normal_(x: Tensor, a: float = 0.0) -> Tensor:
+    return normal_(x, 0.0, math.sqrt(2.0 / ((1.0 + a * a) * _fans("kaiming_normal_", x)[0])))
+
+
+def trunc_normal_(x: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Tensor:
+    """Normal values limited to [a, b]: those outside are clamped onto the bounds' side by redrawing once."""
+    with no_grad():
+        first, second = (creation.randn_like(x) * std + mean for _ in range(2))
+        outside = (first < a) | (first > b)
+        return x.copy_(second.where(outside, first).clamp(a, b))
