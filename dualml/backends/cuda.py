@@ -38,7 +38,7 @@ _STATIC_SHARED = 48 << 10  # above this a kernel must be allowed to use more
 _STAGING = 64 << 20        # bytes of host memory that writes under way may hold
 _OUT_OF_MEMORY = 2
 # After these the process's context is unusable (CUDA runtime API, cudaError: "the process must be terminated").
-_FATAL = {4, 46, 214, 219, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999}
+_FATAL = {4, 46, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999}
 
 
 # ---- compiling ------------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def dynamic_shared(source: str) -> int:
 
 def compile_options(target: str, includes: Sequence[Path]) -> tuple[str, ...]:
     """What NVRTC is told, for a target such as sm_90a. Division, square root and denormals stay exact."""
-    return (f"--gpu-architecture={target}", "--std=c++17", "--extra-device-vectorization",
+    return (f"--gpu-architecture={target}", "--std=c++17", "--generate-line-info",
             *(f"--include-path={p}" for p in includes))
 
 
@@ -208,6 +208,8 @@ class CudaBackend(Backend):
 
     def write(self, buffer: Buffer, offset: int, data: np.ndarray) -> None:
         """Through pinned memory, so that the caller may change the data and need not wait for the device."""
+        if not data.nbytes:
+            return
         try:
             self._await_staged(data.nbytes)
             host = self.cupy.cuda.alloc_pinned_memory(data.nbytes)
@@ -329,7 +331,6 @@ def _import_cupy() -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about what it does not find; what we need is checked below
             import cupy
-            import cupy.cuda.nvrtc
     except Exception as error:  # CuPy raises what its libraries' loaders raise
         raise BackendError(f"[cuda] CuPy cannot be loaded: {error}. Install it with pip install 'dualml[cuda12]' or "
                            "'dualml[cuda13]', for the CUDA version that nvidia-smi names.") from error
