@@ -24,6 +24,13 @@ def _expand_ellipsis(key: tuple[Any, ...], ndim: int) -> list[Any]:
     return found
 
 
+def _one(place: int, axis: int, whole: int) -> slice:
+    """The slice of the one element at `place`."""
+    if not -whole <= place < whole:
+        raise ShapeError(f"[getitem] index {place} is out of range for dimension {axis} of size {whole}.")
+    return slice(place % whole, place % whole + 1)
+
+
 def getitem(x: Tensor, key: Any) -> Tensor:
     """The part of x that key names."""
     parts = _expand_ellipsis(key if isinstance(key, tuple) else (key,), x.ndim)
@@ -50,10 +57,7 @@ def getitem(x: Tensor, key: Any) -> Tensor:
         elif isinstance(part, slice):
             shape.append(len(range(*part.indices(whole))))
         else:
-            place = int(part)
-            if not -whole <= place < whole:
-                raise ShapeError(f"[getitem] index {place} is out of range for dimension {axis} of size {whole}.")
-            part = slice(place % whole, place % whole + 1)
+            part = _one(int(part), axis, whole)
         start, stop, step = part.indices(whole)
         starts.append(start)
         sizes.append(len(range(start, stop, step)))

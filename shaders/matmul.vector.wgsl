@@ -1,5 +1,5 @@
-// At most ROWS rows of a times the rows of b, for CPU drivers: a workgroup is one subgroup, a lane has one row of b. The
-// lanes load a together, four elements each, and hand each other theirs.
+// At most ROWS rows of a times the rows of b, for CPU drivers: a workgroup is one subgroup, a lane has one row of b.
+// The lanes load a together, four elements each, and hand each other theirs.
 @compute @workgroup_size(BLOCK)
 fn matmul(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
           @builtin(subgroup_invocation_id) lane: u32) {

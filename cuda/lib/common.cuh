@@ -15,8 +15,8 @@
 typedef unsigned int u32;
 constexpr u32 ALL_LANES = 0xffffffffu;
 
-// A kernel that wants more than 48 KiB of shared memory says so before KERNEL, in bytes and as a number (the template can
-// compute it), and finds it at dynamic_shared.
+// A kernel that wants more than 48 KiB of shared memory says so before KERNEL, in bytes and as a number (the template
+// can compute it), and finds it at dynamic_shared.
 #ifdef CUDA_CPU
 #define DYNAMIC_SHARED(bytes) CUDA_CPU_DYNAMIC_SHARED(bytes)
 #else

@@ -15,6 +15,7 @@ from ..dtypes import DType
 from ..errors import OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
 from .base import Backend, Binding, Buffer
+from .blas import Threads
 
 _ALIGN = 64
 Bytes = np.ndarray
@@ -50,6 +51,7 @@ class CpuBackend(Backend):
 
     def __init__(self) -> None:
         self.in_use = self.peak = 0
+        self.threads = Threads()
         self.device = DeviceInfo("cpu", platform.processor() or platform.machine(), f"NumPy {np.__version__}",
                                  software=True, limits={"cores": os.cpu_count() or 1})
 
@@ -83,6 +85,7 @@ class CpuBackend(Backend):
         return _Reference(spec)
 
     def launch(self, program: Any, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
+        self.threads.refresh()
         program(self, bindings, params)
 
     def synchronize(self) -> None:

@@ -32,7 +32,8 @@ fn expm1(x: f32) -> f32 {
 fn log1p(x: f32) -> f32 {
     let r = x / (2.0f + x);
     let s = r * r;
-    let series = 2.0f * r * (1.0f + s * (0.33333333f + s * (0.2f + s * (0.14285714f + s * (0.11111111f + s * 0.09090909f)))));
+    let tail = 0.2f + s * (0.14285714f + s * (0.11111111f + s * 0.09090909f));
+    let series = 2.0f * r * (1.0f + s * (0.33333333f + s * tail));
     return select(log(1.0f + x), series, abs(x) < 0.5f);
 }
 
