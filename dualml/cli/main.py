@@ -1,0 +1,52 @@
+"""Entry point of `dualml`: the commands, and errors as one line."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from .. import __version__
+from ..config import config
+from ..errors import DualmlError
+from . import devices, sample, train
+
+app = typer.Typer(
+    name="dualml", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train GPTs on CUDA, WebGPU or the CPU, with one definition of the model.\n\n"
+         "[bold]First steps[/]\n\n"
+         "  dualml devices                     what this machine can compute on\n\n"
+         "  dualml train                       a small GPT learns Python's documentation, in two minutes\n\n"
+         "  dualml sample --prompt 'The '      it writes")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"dualml {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True,
+                                      help="Print the version and stop.")) -> None:
+    """Options of dualml itself."""
+
+
+app.command("train", help=train.HELP)(train.train)
+app.command("sample", help=sample.HELP)(sample.sample)
+app.command("devices", help=devices.HELP)(devices.devices)
+
+
+def main() -> None:
+    """Runs the command line. What dualml raises on purpose is one line and exit code 1; DUALML_DEBUG=1 shows it all."""
+    try:
+        app()
+    except DualmlError as error:
+        if config.debug:
+            raise
+        print(f"dualml: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("dualml: interrupted", file=sys.stderr)
+        sys.exit(130)
