@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import tempfile
@@ -45,6 +46,7 @@ class _Reports:
 
     def __init__(self, sanitizer: str) -> None:
         self.file = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
+        atexit.register(self.file.close)
         self.seen = 0
         if sanitizer:  # asan's part for bounds and alignment is a library of its own; the rest comes through the launch
             library = ctypes.CDLL({"asan": "libubsan.so.1", "tsan": None}[sanitizer])

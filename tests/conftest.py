@@ -1,0 +1,35 @@
+"""What all tests share: which backends there are, and how a missing one shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dualml import runtime
+from tests.parity.modes import BACKENDS, MISSING, PRESENT, REQUIRED
+
+
+def pytest_report_header() -> list[str]:
+    lines = [f"dualml on {', '.join(f'{n} ({runtime.get(n).device.name})' for n in PRESENT)}"]
+    return lines + [f"{'REQUIRED BUT MISSING' if n in REQUIRED else 'not there'}: {n}: {r}" for n, r in MISSING.items()]
+
+
+@pytest.fixture(params=PRESENT)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend that answers, made the current one."""
+    with runtime.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=[n for n in BACKENDS if n in PRESENT and n != "cuda_on_cpu"])
+def fast_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The same without the device that compiles every kernel for seconds."""
+    with runtime.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def cpu() -> Iterator[None]:
+    with runtime.use_backend("cpu"):
+        yield

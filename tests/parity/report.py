@@ -1,0 +1,32 @@
+"""What the suite found, as files in out/parity/, as workers share nothing else; scripts/write_docs.py reads them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[2] / "out" / "parity"
+
+
+@dataclass
+class Result:
+    """Of one op (or kernel) in one mode and dtype: the worst error over the allowed error, or why it is refused."""
+
+    op: str
+    mode: str
+    dtype: str
+    device: str = ""
+    cases: int = 0
+    worst: float = 0.0
+    unsupported: str = ""
+    failed: bool = False
+
+    def write(self) -> None:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        name = f"{self.op}.{self.mode.replace(' ', '_')}.{self.dtype}.json"
+        (FOLDER / name).write_text(json.dumps(asdict(self), sort_keys=True) + "\n")
+
+
+def read_all() -> list[Result]:
+    return [Result(**json.loads(path.read_text())) for path in sorted(FOLDER.glob("*.json"))]

@@ -1,0 +1,191 @@
+"""What dualml refuses, and the words it uses: `[op] argument must <expected>, got <actual>. <fix>`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dualml as dm
+from dualml import errors, runtime
+from dualml.backends.base import Backend
+from dualml.config import FLAGS
+from dualml.errors import BackendError, DTypeError, DualmlError, LimitError, ShapeError
+
+ROOT = Path(__file__).resolve().parents[1]
+F = dm.nn.functional
+
+MESSAGES: dict[str, tuple[Callable[[], object], str]] = {
+    "broadcast": (lambda: dm.ones(2, 3) + dm.ones(4), r"\[add\] shapes must broadcast .*, got \(2, 3\) and \(4,\)"),
+    "operand": (lambda: dm.ones(2) + "a", r"\[add\] operands must be tensors or numbers, got str"),
+    "dim": (lambda: dm.ones(2, 3).sum(2), r"\[sum\] dim must be in \[-2, 1\] for 2 dimensions, got 2"),
+    "dim twice": (lambda: dm.ones(2, 3).sum((0, -2)), r"\[sum\] dim must not repeat a dimension"),
+    "reshape": (lambda: dm.ones(2, 3).reshape(4), r"\[reshape\] .*\(2, 3\).*\(4,\)"),
+    "permute": (lambda: dm.ones(2, 3).permute(0, 0), r"\[permute\]"),
+    "expand": (lambda: dm.ones(2, 3).expand(2, 4), r"\[expand\]"),
+    "split": (lambda: dm.ones(5).split([2, 2]), r"\[split\] sizes must add up to 5, got \[2, 2\]"),
+    "item": (lambda: dm.ones(2).item(), r"\[item\] the tensor must have one element, got shape \(2,\)"),
+    "len": (lambda: len(dm.ones(2).sum()), r"\[len\]"),
+    "index": (lambda: dm.ones(2, 3)[2], r"\[getitem\] index 2 is out of range for dimension 0 of size 2"),
+    "too many indices": (lambda: dm.ones(2)[0, 0], r"\[getitem\] at most 1 indices fit"),
+    "float index": (lambda: dm.ones(2)[dm.ones(1)], r"\[getitem\] an index tensor must be int32, got float32"),
+    "matmul": (lambda: dm.ones(2, 3) @ dm.ones(2, 3), r"\[matmul\]"),
+    "cat of none": (lambda: dm.cat([]), r"\[cat\] expected at least one tensor"),
+    "cat": (lambda: dm.cat([dm.ones(2, 3), dm.ones(2, 4)]), r"\[cat\]"),
+    "stack": (lambda: dm.stack([dm.ones(2), dm.ones(3)]), r"\[stack\] all shapes must be equal"),
+    "clamp": (lambda: dm.ones(2).clamp(), r"\[clamp\] expected min or max, got neither"),
+    "approximate": (lambda: F.gelu(dm.ones(2), approximate="fast"),
+                    r"\[gelu\] approximate must be 'none' or 'tanh', got 'fast'"),
+    "layer_norm": (lambda: F.layer_norm(dm.ones(2, 3), (2,)), r"\[layer_norm\] normalized_shape must be the last"),
+    "weight": (lambda: F.layer_norm(dm.ones(2, 3), (3,), dm.ones(2)), r"\[layer_norm\] weight must"),
+    "p": (lambda: F.dropout(dm.ones(2), 1.0), r"\[dropout\] p must be in \[0, 1\), got 1.0"),
+    "target dtype": (lambda: F.cross_entropy(dm.ones(2, 3), dm.ones(2)),
+                     r"\[cross_entropy\] target must be int32 class indices, got float32"),
+    "target shape": (lambda: F.cross_entropy(dm.ones(2, 3), dm.ones(3).int()),
+                     r"\[cross_entropy\] target must have logits' shape"),
+    "reduction": (lambda: F.mse_loss(dm.ones(2), dm.ones(2), "avg"),
+                  r"\[mse_loss\] reduction must be mean, sum or none, got 'avg'"),
+    "heads": (lambda: F.scaled_dot_product_attention(dm.ones(1, 4, 2, 8), dm.ones(1, 2, 2, 8), dm.ones(1, 2, 2, 8)),
+              r"Pass enable_gqa=True"),
+    "embed_dim": (lambda: dm.nn.MultiheadAttention(10, 4),
+                  r"\[multihead_attention\] embed_dim must be a multiple of num_heads=4, got 10"),
+    "ragged": (lambda: dm.tensor([[1, 2], [3]]), "inhomogeneous|equal lengths"),
+    "large integers": (lambda: dm.tensor([2**40]), r"\[tensor\] integers must fit int32"),
+    "text": (lambda: dm.tensor(["a"]), r"\[tensor\] cannot make a tensor"),
+    "dtype": (lambda: dm.ones(2, dtype="float8"), r"\[dtype\] expected one of float32, float64.*got 'float8'"),
+    "step": (lambda: dm.arange(0, 3, 0), r"\[arange\] step must not be 0"),
+    "copy_": (lambda: dm.ones(2).copy_(dm.ones(3)), r"\[copy_\] value must have shape \(2,\), got \(3,\)"),
+    "backend": (lambda: dm.ones(2, backend="tpu"), r"\[backend\] expected auto or one of cpu.*got 'tpu'"),
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_message(name: str, cpu: None) -> None:
+    attempt, message = MESSAGES[name]
+    with pytest.raises((ValueError, TypeError, DualmlError), match=message):
+        attempt()
+
+
+def test_our_errors_are_pythons_too() -> None:
+    assert issubclass(ShapeError, ValueError)
+    assert issubclass(DTypeError, TypeError)
+    assert issubclass(BackendError, RuntimeError)
+    assert issubclass(errors.OutOfMemoryError, MemoryError)
+    assert all(issubclass(e, DualmlError) for _, e in inspect.getmembers(errors, inspect.isclass)
+               if issubclass(e, Exception) and e.__module__ == errors.__name__)
+
+
+# ---- backends -----------------------------------------------------------------------------------------------------
+
+def test_dtypes_a_backend_lacks(backend: str) -> None:
+    if backend == "cpu":
+        return
+    with pytest.raises(DTypeError, match=rf"backend {backend} on .* has no float64; it has .*float32"):
+        dm.ones(2, dtype="float64")
+    with pytest.raises(DTypeError, match="has no float64"):
+        dm.ones(2).to(dm.float64)
+
+
+def test_a_tensor_above_the_binding_limit() -> None:
+    if "webgpu" not in runtime.backend_names():
+        pytest.skip("webgpu is not there")
+    limit = runtime.get("webgpu").device.limits["max-storage-buffer-binding-size"]
+    with pytest.raises(LimitError, match=rf"a tensor of .* MiB is above .* limit of {limit >> 20} MiB. Use a smaller"):
+        dm.empty(limit // 4 + 1, backend="webgpu")
+
+
+def test_an_absent_backend_says_why_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> Backend:
+        raise BackendError("[absent] no such device. Buy one.")
+
+    monkeypatch.setattr(sys.modules[__name__], "absent", absent, raising=False)
+    monkeypatch.setitem(runtime._FACTORIES, "absent", (__name__, "absent"))
+    for _ in range(2):
+        with pytest.raises(BackendError, match=r"no such device\. Buy one"):
+            dm.set_backend("absent")
+    runtime._failed.pop("absent")
+
+
+def test_choosing_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dm.get_backend()
+    with dm.use_backend("cpu"):
+        assert dm.ones(2).backend == "cpu"
+        with pytest.raises(ZeroDivisionError), dm.use_backend("cpu"):
+            1 / 0
+        assert dm.get_backend() == "cpu"
+    assert dm.get_backend() == before
+    assert runtime.get("auto").name in ("cuda", "webgpu", "cpu")
+
+
+def _run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | env, capture_output=True, text=True,
+                          check=False)
+
+
+def test_the_environment_chooses() -> None:
+    done = _run("import dualml as dm; print(dm.ones(1).backend)", DUALML_BACKEND="cpu")
+    assert done.stdout.strip() == "cpu", done.stderr
+    done = _run("import dualml as dm; dm.ones(1)", DUALML_BACKEND="quantum")
+    assert "expected auto or one of" in done.stderr
+
+
+def test_check_finds_a_wrong_kernel() -> None:
+    """DUALML_CHECK=1 runs the reference after every launch and names the first kernel that disagrees."""
+    if "webgpu" not in runtime.backend_names():
+        pytest.skip("webgpu is not there")
+    code = ("import dualml as dm\nx = dm.ones(8, backend='webgpu')\n{}\nprint((x + x).sum().item())")
+    assert _run(code.format(""), DUALML_CHECK="1").stdout.strip() == "16.0"
+    broken = ("from dualml.ops import numpy_math\nreal = numpy_math.compile_expression\n"
+              "from dualml.ops import elementwise\n"
+              "elementwise.numpy_math.compile_expression = lambda e: real(e.replace('a + b', 'a + b + 1.0'))")
+    done = _run(code.format(broken), DUALML_CHECK="1")
+    assert "KernelError" in done.stderr
+    assert "add_forward" in done.stderr
+
+
+def test_flags_are_few_and_all_are_read() -> None:
+    read = set()
+    for path in (ROOT / "dualml").rglob("*.py"):
+        read |= set(re.findall(r"DUALML_[A-Z_]+", path.read_text(encoding="utf-8")))
+    assert read == set(FLAGS)
+    assert len(FLAGS) <= 10
+
+
+# ---- looking at tensors -------------------------------------------------------------------------------------------
+
+def test_repr(cpu: None) -> None:
+    assert repr(dm.tensor([1.0, 2.5])) == "tensor([1. , 2.5], backend='cpu')"
+    assert "requires_grad=True" in repr(dm.ones(2, requires_grad=True))
+    assert "grad_fn=<mul>" in repr(dm.ones(2, requires_grad=True) * 2)
+    assert "dtype=dualml.float16" in repr(dm.ones(2).half())
+    assert "..." in repr(dm.zeros(1000))
+
+
+def test_to_python(backend: str) -> None:
+    x = dm.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert x.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert (float(x[1, 0]), int(x[1, 1]), bool(x[0, 0] > 2), len(x)) == (3.0, 4, False, 2)
+    assert [row.tolist() for row in x] == x.tolist()
+    values = x.numpy()
+    values[:] = 0
+    assert x.sum().item() == 10.0, "numpy() is a copy"
+    with pytest.raises(DTypeError, match="only an integer tensor can be an index"):
+        [1, 2][x[0, 0]]
+    assert ["a", "b"][dm.tensor([1])[0]] == "b"
+
+
+def test_dlpack(cpu: None) -> None:
+    x = dm.tensor([1.0, 2.0])
+    np.testing.assert_array_equal(np.from_dlpack(x), [1.0, 2.0])
+    y = dm.from_dlpack(np.arange(3, dtype=np.float32))
+    assert y.tolist() == [0.0, 1.0, 2.0]
+    if "webgpu" in runtime.backend_names():
+        with pytest.raises(BackendError, match=r"memory of backend webgpu cannot be shared. Use .to\('cpu'\) first"):
+            np.from_dlpack(dm.ones(2, backend="webgpu"))
