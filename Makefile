@@ -1,0 +1,67 @@
+# make train, make test: each sets up all that it needs on a fresh machine. `make` alone lists the targets.
+
+VENV    ?= .venv
+PYTHON  ?=
+BACKEND ?= auto
+TEXT    ?=
+TORCH   ?= torch==2.13.0
+JOBS    ?= 2
+ARGS    ?=
+
+export VENV PYTHON
+RUN    := $(VENV)/bin/python
+DUALML := $(VENV)/bin/dualml
+TRAIN  := $(VENV)/.stamp-train
+TEST   := $(VENV)/.stamp-test
+VULKAN := $(VENV)/.stamp-vulkan
+# the extra that brings CuPy, where a driver for NVIDIA cards is there
+CUDA   := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \(1[23]\).*/,cuda\1/p' | head -1)
+
+.NOTPARALLEL:
+.PHONY: help train sample test lint bench docs sanitize gpu-check clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+train: $(TRAIN) $(if $(filter webgpu,$(BACKEND)),$(VULKAN))  ## train a GPT on real text (BACKEND=, TEXT=, ARGS=)
+	@$(DUALML) train --backend $(BACKEND) $(if $(TEXT),--text $(TEXT)) $(ARGS)
+
+sample: $(TRAIN)  ## generate text from the last checkpoint (ARGS=)
+	@$(DUALML) sample $(ARGS)
+
+test: $(TEST) $(VULKAN)  ## run all tests (JOBS=, ARGS=)
+	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup $(ARGS)
+
+lint: $(TEST)  ## ruff and mypy --strict
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+bench: $(TEST) $(VULKAN)  ## measure matmul and the training step (ARGS=)
+	$(RUN) benchmarks/matmul.py $(ARGS)
+	$(RUN) benchmarks/train_step.py $(ARGS)
+
+docs: $(TEST) $(VULKAN)  ## write docs/parity.md and docs/flags.md from a run of the parity suite
+	rm -rf out/parity
+	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup tests/test_parity.py
+	$(RUN) scripts/write_docs.py
+
+sanitize: $(TEST)  ## run every CUDA kernel on the CPU under ASan and under TSan
+	$(RUN) -m tests.cuda_on_cpu asan -m pytest -q -n $(JOBS) --dist loadgroup tests/test_parity.py -k cuda_on_cpu
+	$(RUN) -m tests.cuda_on_cpu tsan -m pytest -q -n $(JOBS) --dist loadgroup tests/test_parity.py \
+	    -k "cuda_on_cpu and float32 and test_op"
+
+gpu-check:  ## on a machine with a GPU: real CUDA and Vulkan parity, benchmarks, a table in out/ (offline)
+	$(if $(wildcard $(RUN)),$(RUN),python3) benchmarks/gpu_check.py $(ARGS)
+
+clean:  ## remove what was built here, the virtual environment too
+	rm -rf $(VENV) build dist out .cache .hypothesis .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(TRAIN): pyproject.toml
+	@scripts/ensure_venv.sh -e '.[plot$(CUDA)]' && touch $@
+
+$(TEST): pyproject.toml
+	@scripts/ensure_venv.sh -e '.[dev,plot$(CUDA)]' $(TORCH) && touch $@ $(TRAIN)
+
+$(VULKAN): | $(if $(wildcard $(TEST)),$(TEST),$(TRAIN))
+	@scripts/ensure_vulkan.sh && touch $@
