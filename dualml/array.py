@@ -48,7 +48,7 @@ class Array:
         if -1 in shape:
             known = -math.prod(shape)
             shape = tuple((self.size // known if known else 0) if d == -1 else d for d in shape)
-        if math.prod(shape) != self.size:
+        if math.prod(shape) != self.size or min(shape, default=0) < 0:
             raise ShapeError(f"[reshape] shape must hold {self.size} elements like {self.shape}, got {shape}.")
         return Array(self.buffer, shape, self.dtype, self.offset)
 
@@ -82,10 +82,18 @@ class Array:
 
     def copy_from(self, other: Array) -> None:
         """Replaces the content by another Array's of the same size, dtype and backend."""
+        if (other.size, other.dtype, other.backend) != (self.size, self.dtype, self.backend):
+            raise ShapeError(f"[copy] expected {self.size} values like {self}, got {other}.")
         itemsize = self.backend.storage(self.dtype).itemsize
         if self.nbytes:
             self.backend.copy(other.buffer, other.offset * itemsize, self.buffer, self.offset * itemsize, self.nbytes)
         self.buffer.version += 1
+
+    def copy(self) -> Array:
+        """The same values in memory of their own."""
+        made = empty(self.shape, self.dtype, self.backend)
+        made.copy_from(self)
+        return made
 
     def __repr__(self) -> str:
         return f"Array({self.shape}, {self.dtype.name}, {self.backend.name})"
@@ -141,8 +149,11 @@ def run(kernel: Kernel, *arrays: Array, types: dict[str, DType] | None = None, b
     for index, arg in enumerate(kernel.outputs):
         shape = tuple([kernel.size(d, dims) for d in arg.dims])
         given = out[index] if index < len(out) else None
-        if given is not None and given.size != math.prod(shape):
-            raise ShapeError(f"[{kernel.name}] out for {arg.name} must have shape {shape}, got {given.shape}.")
+        if given is not None:
+            if given.size != math.prod(shape) or given.dtype is not spec.dtype(arg):
+                raise ShapeError(f"[{kernel.name}] out for {arg.name} must be {spec.dtype(arg).name} of shape {shape}, "
+                                 f"got {given.dtype.name} of {given.shape}.")
+            given.buffer.version += 1
         results.append(given if given is not None else empty(shape, spec.dtype(arg), target))
     for index in kernel.updated:
         arrays[index].buffer.version += 1

@@ -56,6 +56,8 @@ class _Checkpoint(Op):
     def backward(self, *gradients: Any) -> list[Any]:
         from .random import get_state, set_state
         _ = self.saved
+        if tape.is_collecting():
+            raise GradientError("[checkpoint] dm.grad does not see the parameters inside. Use .backward().")
         now = get_state()
         set_state(self.random)
         try:
@@ -70,6 +72,11 @@ class _Checkpoint(Op):
         return [a.grad._array if a.grad is not None else None for a in again if isinstance(a, Tensor)]
 
 
+    def release(self) -> None:
+        super().release()
+        self.inputs = ()
+
+
 def checkpoint(function: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     """function(*inputs), whose intermediate values are dropped and computed again in the backward pass.
 
@@ -78,16 +85,19 @@ def checkpoint(function: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     """
     if not is_grad_enabled():
         return function(*inputs, **named)
+    if any(isinstance(v, Tensor) and v.requires_grad for v in named.values()):
+        raise GradientError("[checkpoint] tensors that require gradients must be positional arguments.")
     op = _Checkpoint(function, inputs, named)
     with no_grad():
         result = function(*inputs, **named)
     outputs = _tuple(result)
     tensors = [i for i in inputs if isinstance(i, Tensor)]
     op.needs = tuple(t.requires_grad for t in tensors)
+    op.save(*[t._array for t in tensors])
     node = tape.record(op, tensors, len(outputs))
     wrapped = [Tensor(o._array, o.dtype.is_floating_point, node if o.dtype.is_floating_point else None, i)
                for i, o in enumerate(outputs)]
-    return tuple(wrapped) if isinstance(result, tuple) else wrapped[0]
+    return tuple(wrapped) if isinstance(result, (tuple, list)) else wrapped[0]
 
 
 def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Tensor], eps: float = 1e-6, atol: float = 1e-5,

@@ -43,9 +43,11 @@ def tensor(data: Any, dtype: DTypeLike = None, backend: str | None = None, requi
         raise DTypeError(f"[tensor] cannot make a tensor of {host.dtype}.")
     if not isinstance(data, (np.ndarray, np.generic)) and host.dtype == np.float64:
         host = host.astype(np.float32) if dtype is None else host
-    if host.dtype.kind in "iu" and host.size and (host.max() > 2**31 - 1 or host.min() < -2**31) and dtype is None:
+    kind = as_dtype(dtype) if dtype is not None else None
+    narrow = kind is dtypes.int32 or (kind is None and host.dtype != np.uint32)
+    if narrow and host.dtype.kind in "iu" and host.size and (host.max() > 2**31 - 1 or host.min() < -2**31):
         raise DTypeError("[tensor] integers must fit int32; pass a floating dtype for larger ones.")
-    return _finish(from_numpy(host, as_dtype(dtype) if dtype is not None else None, _place(backend)), requires_grad)
+    return _finish(from_numpy(host, kind, _place(backend)), requires_grad)
 
 
 def from_dlpack(source: Any) -> Tensor:

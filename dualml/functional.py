@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from . import dtypes
 from .errors import DTypeError, ShapeError
 from .ops import attention, cross_entropy as ce, dropout as drop, embedding as emb, layout, matmul, norm
@@ -21,9 +23,10 @@ def where(condition: Tensor, a: Tensor | Number, b: Tensor | Number) -> Tensor:
         return a.where(condition, b)
     if isinstance(b, Tensor):
         return b.where(~condition.bool(), a)
-    one = dtypes.float32 if isinstance(a, float) or isinstance(b, float) else dtypes.int32
-    mask = condition.to(one)
-    return mask * a + (1 - mask) * b
+    from .creation import full
+    kind = dtypes.promote(*[dtypes.bool_ if isinstance(v, (bool, np.bool_)) else dtypes.float32
+                            if isinstance(v, (float, np.floating)) else dtypes.int32 for v in (a, b)])
+    return elementwise("where", condition.bool(), full((), a, kind, condition.backend), b)
 
 
 def maximum(a: Tensor, b: Tensor | Number) -> Tensor:
@@ -162,8 +165,8 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor | None = None,
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Zeroes elements with probability p and scales the rest by 1/(1-p). The mask is a function of the seed alone, so
     it is the same on every backend (Philox 4x32-10)."""
-    if not 0.0 <= p < 1.0:
-        raise ShapeError(f"[dropout] p must be in [0, 1), got {p}.")
+    if not 0.0 <= p <= 1.0:
+        raise ShapeError(f"[dropout] p must be in [0, 1], got {p}.")
     if not training or p == 0.0:
         return x
     state, offset = default_generator().reserve(x.numel(), x._array.backend)
@@ -174,7 +177,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
 # ---- attention ----------------------------------------------------------------------------------------------------
 
 
-def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, is_causal: bool = False,
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool = False,
                                  scale: float | None = None, enable_gqa: bool = False) -> Tensor:
     """softmax(query key^T scale) value without a score matrix in memory (FlashAttention-2, arXiv 2307.08691).
 
@@ -236,7 +239,7 @@ def nll_loss(log_probabilities: Tensor, target: Tensor, reduction: str = "mean")
     classes = log_probabilities.shape[-1]
     from .creation import arange
     chosen = target.unsqueeze(-1) == arange(classes, backend=target.backend)
-    return _reduced("nll_loss", -(log_probabilities * chosen.to(log_probabilities.dtype)).sum(-1), reduction)
+    return _reduced("nll_loss", -log_probabilities.where(chosen, 0.0).sum(-1), reduction)
 
 
 def binary_cross_entropy_with_logits(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:

@@ -19,7 +19,7 @@ def _expand_ellipsis(key: tuple[Any, ...], ndim: int) -> list[Any]:
     found: list[Any] = []
     for part in key:
         found += [slice(None)] * (ndim - used) if part is Ellipsis else [part]
-    if Ellipsis not in [k for k in key if not isinstance(k, Tensor)]:
+    if not any(k is Ellipsis for k in key):
         found += [slice(None)] * (ndim - used)
     return found
 
@@ -46,7 +46,7 @@ def getitem(x: Tensor, key: Any) -> Tensor:
             continue
         whole = x.shape[axis]
         if isinstance(part, (Tensor, np.ndarray, list)):
-            index = part if isinstance(part, Tensor) else _index_tensor(part, x)
+            index = part if isinstance(part, Tensor) else _index_tensor(part, x, axis)
             if gather is not None:
                 raise ShapeError("[getitem] one index tensor at a time is supported, got two.")
             if index.dtype.kind != "i":
@@ -71,7 +71,13 @@ def getitem(x: Tensor, key: Any) -> Tensor:
     return result
 
 
-def _index_tensor(values: Any, like: Tensor) -> Tensor:
+def _index_tensor(values: Any, like: Tensor, axis: int) -> Tensor:
+    """Indices given on the host can be looked at: negative ones count from the end, wrong ones are refused."""
     from .array import from_numpy
     from .dtypes import int32
-    return Tensor(from_numpy(np.asarray(values), int32, like._array.backend))
+    host, whole = np.asarray(values), like.shape[axis]
+    if host.size and host.dtype.kind not in "iu":
+        raise ShapeError(f"[getitem] indices must be integers, got {host.dtype}.")
+    for place in (host.min(), host.max()) if host.size else ():
+        _one(int(place), axis, whole)
+    return Tensor(from_numpy(np.where(host < 0, host + whole, host), int32, like._array.backend))

@@ -137,7 +137,6 @@ def _variant_for(kernel: Kernel, device: DeviceInfo, dims: Mapping[str, Scalar])
     return None
 
 
-_programs: dict[tuple[str, Spec], Any] = {}
 Resolved = tuple[Spec, Any, Callable[[Mapping[str, Scalar]], int]]
 
 

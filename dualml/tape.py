@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,11 @@ _order = itertools.count()
 
 def is_grad_enabled() -> bool:
     return getattr(_mode, "enabled", True)
+
+
+def is_collecting() -> bool:
+    """Whether the backward pass under way returns gradients (autograd.grad) instead of storing them in leaves."""
+    return getattr(_mode, "collecting", False)
 
 
 @contextmanager
@@ -76,18 +82,43 @@ def _add(a: Array | None, b: Array) -> Array:
     return b if a is None else evaluate("add_forward", "a + b", {"a": a, "b": b}, a.shape, a.dtype)
 
 
-def accumulate_leaf(leaf: Tensor, gradient: Array) -> None:
-    """Adds a gradient to leaf.grad: in place in the optimizer's slot where there is one, else into a new Array."""
+def _apart(values: Array, slot: Array) -> Array:
+    """values outside the slot's buffer: WebGPU does not read and write one buffer in one launch."""
+    return values.copy() if values.buffer is slot.buffer else values
+
+
+def fill_slot(slot: Array, values: Array) -> None:
+    """Writes values into a slot by a kernel: a copy of bytes is of whole words, and would put what comes after an odd
+    number of 16-bit floats into the gap behind the slot, which the gradient norm reads."""
+    evaluate("clone_forward", "a", {"a": _apart(values, slot)}, slot.shape, slot.dtype, into=slot)
+
+
+def _free_slot(leaf: Tensor) -> Array | None:
+    """The optimizer's slot, about to be overwritten. A former gradient that is still held gets its own copy first."""
+    former = leaf._lent() if leaf._lent is not None else None
+    if former is not None and former._array is leaf._slot:
+        former._array = former._array.copy()
+    return leaf._slot
+
+
+def accumulate_leaf(leaf: Tensor, gradient: Array, shared: bool = True) -> None:
+    """Adds a gradient to leaf.grad: in place in the optimizer's slot where there is one, else into a new Array.
+    `shared`: the Array has other uses, so that leaf.grad must not be it."""
     from .tensor import Tensor
     slot, present = leaf._slot, leaf.grad
     if gradient.shape != leaf.shape:
         raise GradientError(f"[backward] a gradient of shape {gradient.shape} came for a tensor of shape {leaf.shape}.")
     if present is None:
-        if slot is not None and gradient.buffer is not slot.buffer:
-            slot.copy_from(gradient)
-        leaf.grad = Tensor(gradient if slot is None else slot)
+        if slot is None:
+            leaf.grad = Tensor(gradient.copy() if shared else gradient)
+            return
+        if gradient.buffer is not slot.buffer or gradient.offset != slot.offset:
+            _free_slot(leaf)
+            fill_slot(slot, gradient)
+        leaf.grad = Tensor(slot)
+        leaf._lent = weakref.ref(leaf.grad)
     elif slot is not None and present._array is slot:
-        add_into(slot, gradient)
+        add_into(slot, _apart(gradient, slot))
     else:
         leaf.grad = Tensor(_add(present._array, gradient))
 
@@ -106,14 +137,14 @@ class _Walk:
     def _key(edge: Any) -> Any:
         return (id(edge[0]), edge[1]) if isinstance(edge, tuple) else id(edge)
 
-    def arrive(self, edge: Any, gradient: Array) -> None:
+    def arrive(self, edge: Any, gradient: Array, shared: bool = True) -> None:
         if self.wanted is not None:
             index = self.wanted.get(self._key(edge))
             if index is not None:
                 self.found[index] = _add(self.found[index], gradient)
         if not isinstance(edge, tuple):
             if self.wanted is None:
-                accumulate_leaf(edge, gradient)
+                accumulate_leaf(edge, gradient, shared)
             return
         node, index = edge
         slots = self.pending.get(node)
@@ -128,7 +159,7 @@ class _Walk:
         for edge in node.edges:
             leaf = edge if edge is not None and not isinstance(edge, tuple) else None
             usable = leaf is not None and leaf._slot is not None and leaf.grad is None and id(leaf) not in seen
-            free.append(leaf._slot if usable and leaf is not None and self.wanted is None else None)
+            free.append(_free_slot(leaf) if usable and leaf is not None and self.wanted is None else None)
             seen.add(id(leaf))
         return tuple(free)
 
@@ -141,9 +172,11 @@ class _Walk:
             results = op.backward(*gradients)
             if not self.retain:
                 op.release()
+            known = {g.buffer for g in gradients if g is not None}  # a rule may pass one Array on, to several inputs
             for edge, gradient in zip(node.edges, results, strict=True):
                 if edge is not None and gradient is not None:
-                    self.arrive(edge, gradient)
+                    self.arrive(edge, gradient, gradient.buffer in known)
+                    known.add(gradient.buffer)
 
 
 def _seed(output: Tensor, gradient: Tensor | None) -> Array:
@@ -166,11 +199,15 @@ def backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None], reta
              wanted: Sequence[Tensor] | None = None) -> list[Array | None]:
     """Walks back from outputs. Leaves' .grad are added to, or, with `wanted`, those tensors' gradients returned."""
     walk = _Walk(retain_graph, None if wanted is None else [edge_of(t) for t in wanted])
-    with no_grad():
-        for output, gradient in zip(outputs, gradients, strict=True):
-            walk.arrive(edge_of(output), _seed(output, gradient))
-        walk.run()
-    return walk.found
+    before, _mode.collecting = is_collecting(), wanted is not None
+    try:
+        with no_grad():
+            for output, gradient in zip(outputs, gradients, strict=True):
+                walk.arrive(edge_of(output), _seed(output, gradient))
+            walk.run()
+    finally:
+        _mode.collecting = before
+    return [walk.found[walk.wanted[walk._key(edge_of(t))]] for t in wanted or ()] if walk.wanted is not None else []
 
 
 def apply(kind: Callable[[], Op], *inputs: Tensor | None, **options: Any) -> Any:

@@ -4,6 +4,7 @@ are always contiguous. reshape, view, squeeze, unsqueeze, flatten and detach sha
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -71,7 +72,7 @@ def elementwise(name: str, *values: Tensor | Number) -> Tensor:
 class Tensor:
     """A multi-dimensional array on one backend. Make one with dm.tensor, dm.zeros, dm.randn and the like."""
 
-    __slots__ = ("__weakref__", "_array", "_index", "_node", "_slot", "grad", "requires_grad")
+    __slots__ = ("__weakref__", "_array", "_index", "_lent", "_node", "_slot", "grad", "requires_grad")
     __hash__ = object.__hash__
     __array_priority__ = 1000  # NumPy scalars leave arithmetic to us
 
@@ -81,6 +82,7 @@ class Tensor:
         self._node = node
         self._index = index
         self._slot: Array | None = None  # where an optimizer wants the gradient
+        self._lent: weakref.ref[Tensor] | None = None  # the last .grad that lay there
         self.grad: Tensor | None = None
         self.requires_grad = requires_grad
 
@@ -151,6 +153,17 @@ class Tensor:
             parts.append("requires_grad=True")
         return f"tensor({', '.join(parts)})"
 
+    def __format__(self, spec: str) -> str: return format(self.item(), spec) if spec else str(self)
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray: return np.asarray(self.numpy(), dtype)
+
+    def __deepcopy__(self, memo: dict[Int, Any]) -> Tensor:
+        if self._node is not None:
+            raise GradientError("[deepcopy] only leaf tensors can be copied with their gradients. Use .clone().")
+        made = type(self).__new__(type(self))
+        Tensor.__init__(made, self._array.copy(), self.requires_grad)
+        made.grad = None if self.grad is None else self.grad.__deepcopy__(memo)
+        return made
+
     def __len__(self) -> Int:
         if not self.ndim:
             raise ShapeError("[len] a tensor without dimensions has no length.")
@@ -219,6 +232,14 @@ class Tensor:
             value = self.detach() * other
         return self._overwrite("mul_", value)
 
+    def _augmented(self, op: str, value: Tensor) -> Tensor:
+        """x += y: in place as in PyTorch; a new tensor where the sum has a history."""
+        if value.requires_grad and not (self.is_leaf and self.requires_grad):
+            return value
+        if value.dtype is not self.dtype:
+            raise DTypeError(f"[{op}] the result is {value.dtype.name}, which does not fit in {self.dtype.name}.")
+        return self._overwrite(op, value)
+
     # ---- dtype and place ----
 
     def to(self, target: str | DType) -> Tensor:
@@ -271,6 +292,10 @@ class Tensor:
     def __rmul__(self, other: Number) -> Tensor: return elementwise("mul", *unify("mul", other, self))
     def __truediv__(self, other: Tensor | Number) -> Tensor: return elementwise("div", *_floating("div", self, other))
     def __rtruediv__(self, other: Number) -> Tensor: return elementwise("div", *_floating("div", other, self))
+    def __iadd__(self, other: Tensor | Number) -> Tensor: return self._augmented("+=", self + other)
+    def __isub__(self, other: Tensor | Number) -> Tensor: return self._augmented("-=", self - other)
+    def __imul__(self, other: Tensor | Number) -> Tensor: return self._augmented("*=", self * other)
+    def __itruediv__(self, other: Tensor | Number) -> Tensor: return self._augmented("/=", self / other)
     def __neg__(self) -> Tensor: return elementwise("neg", self)
     def __abs__(self) -> Tensor: return self.abs()
     def __matmul__(self, other: Tensor) -> Tensor: return self.matmul(other)
@@ -281,10 +306,10 @@ class Tensor:
     def __le__(self, other: Tensor | Number) -> Tensor: return _compare("le", self, other)
     def __gt__(self, other: Tensor | Number) -> Tensor: return _compare("gt", self, other)
     def __ge__(self, other: Tensor | Number) -> Tensor: return _compare("ge", self, other)
-    def __and__(self, other: Tensor) -> Tensor: return elementwise("logical_and", self.bool(), other.bool())
-    def __or__(self, other: Tensor) -> Tensor: return elementwise("logical_or", self.bool(), other.bool())
-    def __xor__(self, other: Tensor) -> Tensor: return elementwise("logical_xor", self.bool(), other.bool())
-    def __invert__(self) -> Tensor: return elementwise("logical_not", self.bool())
+    def __and__(self, other: Tensor | Flag) -> Tensor: return elementwise("logical_and", *unify("and", self, other))
+    def __or__(self, other: Tensor | Flag) -> Tensor: return elementwise("logical_or", *unify("or", self, other))
+    def __xor__(self, other: Tensor | Flag) -> Tensor: return elementwise("logical_xor", *unify("xor", self, other))
+    def __invert__(self) -> Tensor: return elementwise("logical_not", self)
 
     def __pow__(self, other: Tensor | Number) -> Tensor:
         if isinstance(other, (int, float)) and other == 2:
@@ -458,6 +483,10 @@ class Tensor:
 
     def narrow(self, dim: Int, start: Int, length: Int) -> Tensor:
         place = normal_dim("narrow", dim, self.ndim)
+        whole = self.shape[place]
+        start += whole if start < 0 else 0
+        if not 0 <= start <= start + length <= whole:
+            raise ShapeError(f"[narrow] start and length must lie within {whole}, got {start} and {length}.")
         return self[(slice(None),) * place + (slice(start, start + length),)]
 
     def split(self, split_size: Int | Sequence[Int], dim: Int = 0) -> tuple[Tensor, ...]:

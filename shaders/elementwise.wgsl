@@ -4,6 +4,7 @@
 {% set kinds = {"f32": "f32", "f16": "f32", "i32": "i32", "u32": "u32", "bool": "bool"} %}
 {% set out_kind = kinds[spec.dtype(out_arg).short] %}
 {% set wide = spec.vectorized(out_arg) %}
+{% macro number(o) %}{{ "(p." ~ o.name ~ " != 0.0f)" if o.dtype == "bool" else "p." ~ o.name }}{% endmacro %}
 
 fn f({% for o in operands %}{{ o.name }}: {{ o.dtype }}{{ ", " if not loop.last }}{% endfor %}) -> {{ out_kind }} {
     return {{ expression }};
@@ -36,11 +37,11 @@ fn {{ spec.kernel.name }}(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgr
 {% if wide %}
     let r = vec4<{{ out_kind }}>(
 {% for lane in range(4) %}
-        f({% for o in operands %}{{ "p." ~ o.name if o.number else o.name ~ "4[" ~ lane ~ "]" }}{{ ", " if not loop.last }}{% endfor %}){{ "," if lane < 3 }}
+        f({% for o in operands %}{{ number(o) if o.number else o.name ~ "4[" ~ lane ~ "]" }}{{ ", " if not loop.last }}{% endfor %}){{ "," if lane < 3 }}
 {% endfor %}
     );
     result[v] = vec4<{{ spec.dtype(out_arg).wgsl }}>(r);
 {% else %}
-    result[i] = {{ spec.dtype(out_arg).wgsl }}(f({% for o in operands %}{{ "p." ~ o.name if o.number else o.name ~ "1" }}{{ ", " if not loop.last }}{% endfor %}));
+    result[i] = {{ spec.dtype(out_arg).wgsl }}(f({% for o in operands %}{{ number(o) if o.number else o.name ~ "1" }}{{ ", " if not loop.last }}{% endfor %}));
 {% endif %}
 }

@@ -7,6 +7,7 @@ in use is written, or when enough have gathered. Sources get explicit layouts: `
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,7 @@ class WebGpuBackend(Backend):
         info = adapter.info
         self._pool: dict[int, list[Any]] = {}
         self._groups: dict[Any, Any] = {}
+        self._lock = threading.RLock()  # launches of several threads share the batch
         self._pending: list[tuple[_Program, Any, int, int]] = []
         self._touched: set[int] = set()
         self._params = bytearray(_SLOT * _BATCH)
@@ -106,14 +108,17 @@ class WebGpuBackend(Backend):
                              f"{limit / 2**20:.0f} MiB. Use a smaller batch or split the tensor; DUALML_LIMITS=adapter "
                              "asks for more than a browser would give.")
         size = _size_class(nbytes)
-        free = self._pool.get(size)
-        if free:
-            handle = free.pop()
-            self.pooled -= size
-        else:
-            handle = self._create(size)
-        self.in_use += size
-        self.peak = max(self.peak, self.in_use)
+        with self._lock:
+            if self.pooled > _POOL_LIMIT:
+                self.trim()
+            free = self._pool.get(size)
+            if free:
+                handle = free.pop()
+                self.pooled -= size
+            else:
+                handle = self._create(size)
+            self.in_use += size
+            self.peak = max(self.peak, self.in_use)
         return Buffer(self, handle, nbytes)
 
     def _create(self, size: int) -> Any:
@@ -131,41 +136,44 @@ class WebGpuBackend(Backend):
 
     def free(self, handle: Any, nbytes: int) -> None:
         size = _size_class(nbytes)
-        self.in_use -= size
-        if self.pooled + size > _POOL_LIMIT:
-            self.trim()
-        self._pool.setdefault(size, []).append(handle)
-        self.pooled += size
+        with self._lock:  # nothing more: the collector may call this in the middle of a launch
+            self.in_use -= size
+            self._pool.setdefault(size, []).append(handle)
+            self.pooled += size
 
     def trim(self) -> None:
         """Gives pooled memory back to the driver."""
-        self._flush()
-        self._pool.clear()
-        self._groups.clear()  # bind groups keep their buffers alive
-        self.pooled = 0
+        with self._lock:
+            self._flush()
+            self._pool.clear()
+            self._groups.clear()  # bind groups keep their buffers alive
+            self.pooled = 0
 
     def write(self, buffer: Buffer, offset: int, data: np.ndarray) -> None:
-        if id(buffer.handle) in self._touched:
-            self._flush()
         raw = data.view(np.uint8)
         if raw.size % 4:  # writes are whole words; buffers are padded and views aligned, so the rest is nobody's
             raw = np.concatenate([raw, np.zeros(-raw.size % 4, np.uint8)])
-        self._guard(self.gpu.queue.write_buffer, buffer.handle, offset, raw)
+        with self._lock:
+            if id(buffer.handle) in self._touched:
+                self._flush()
+            self._guard(self.gpu.queue.write_buffer, buffer.handle, offset, raw)
 
     def read(self, buffer: Buffer, offset: int, dtype: np.dtype, count: int) -> np.ndarray:
         if not count:
             return np.empty(0, dtype)
-        self._flush()
         nbytes = count * dtype.itemsize
-        raw = self._guard(self.gpu.queue.read_buffer, buffer.handle, offset, -(-nbytes // 4) * 4)
+        with self._lock:
+            self._flush()
+            raw = self._guard(self.gpu.queue.read_buffer, buffer.handle, offset, -(-nbytes // 4) * 4)
         return np.frombuffer(raw, np.uint8)[:nbytes].view(dtype).copy()
 
     def copy(self, source: Buffer, source_offset: int, target: Buffer, target_offset: int, nbytes: int) -> None:
-        self._flush()
-        encoder = self.gpu.create_command_encoder()
         size = -(-nbytes // 4) * 4
-        encoder.copy_buffer_to_buffer(source.handle, source_offset, target.handle, target_offset, size)
-        self._guard(self.gpu.queue.submit, [encoder.finish()])
+        with self._lock:
+            self._flush()
+            encoder = self.gpu.create_command_encoder()
+            encoder.copy_buffer_to_buffer(source.handle, source_offset, target.handle, target_offset, size)
+            self._guard(self.gpu.queue.submit, [encoder.finish()])
 
     def memory(self) -> dict[str, int]:
         return {"in_use": self.in_use, "peak": self.peak, "pool": self.pooled}
@@ -198,13 +206,14 @@ class WebGpuBackend(Backend):
         return _Program(pipeline, layout)
 
     def launch(self, program: Any, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
-        slot = len(self._pending) * _SLOT
-        self._params[slot:slot + len(params)] = params
-        self._pending.append((program, self._bind_group(program, bindings), slot, groups))
-        for bound in bindings:
-            self._touched.add(id(bound.buffer.handle))
-        if len(self._pending) == _BATCH:
-            self._flush()
+        with self._lock:
+            slot = len(self._pending) * _SLOT
+            self._params[slot:slot + len(params)] = params
+            self._pending.append((program, self._bind_group(program, bindings), slot, groups))
+            for bound in bindings:
+                self._touched.add(id(bound.buffer.handle))
+            if len(self._pending) == _BATCH:
+                self._flush()
 
     def _bind_group(self, program: _Program, bindings: Sequence[Binding]) -> Any:
         key = (id(program.layout), *[(id(b.buffer.handle), b.offset, b.nbytes) for b in bindings])
@@ -224,10 +233,13 @@ class WebGpuBackend(Backend):
         return found[0]
 
     def _flush(self) -> None:
-        if not self._pending:
-            return
-        pending, self._pending = self._pending, []
-        self._touched.clear()
+        if self._pending:
+            pending, self._pending = self._pending, []
+            self._touched.clear()
+            self._guard(self._submit, pending)
+            self.submits += 1
+
+    def _submit(self, pending: list[tuple[_Program, Any, int, int]]) -> None:
         self.gpu.queue.write_buffer(self._uniforms, 0, self._params, 0, len(pending) * _SLOT)
         encoder = self.gpu.create_command_encoder()
         scope = encoder.begin_compute_pass()
@@ -241,12 +253,12 @@ class WebGpuBackend(Backend):
             rows = -(-groups // widest)  # folded: kernels count their workgroup as x + y * (number in x)
             scope.dispatch_workgroups(-(-groups // rows), rows)
         scope.end()
-        self._guard(self.gpu.queue.submit, [encoder.finish()])
-        self.submits += 1
+        self.gpu.queue.submit([encoder.finish()])
 
     def synchronize(self) -> None:
-        self._flush()
-        self._guard(self.gpu.queue.read_buffer, self._fence(), 0, 4)
+        with self._lock:
+            self._flush()
+            self._guard(self.gpu.queue.read_buffer, self._fence(), 0, 4)
 
     def _fence(self) -> Any:
         """wgpu-py's own wait raises TypeError in 0.32; reading a few bytes waits for all work before it too."""

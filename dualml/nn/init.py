@@ -53,7 +53,7 @@ def xavier_normal_(x: Tensor, gain: float = 1.0) -> Tensor:
 
 def kaiming_uniform_(x: Tensor, a: float = 0.0) -> Tensor:
     """He et al. 2015 (arXiv 1502.01852): variance 2 / ((1 + a^2) fan_in), for a leaky ReLU of slope a."""
-    bound = math.sqrt(6.0 / ((1.0 + a * a) * _fans("kaiming_uniform_", x)[0]))
+    bound = math.sqrt(6.0 / ((1.0 + a * a) * max(1, _fans("kaiming_uniform_", x)[0])))
     return uniform_(x, -bound, bound)
 
 

@@ -87,8 +87,9 @@ class Module:
         """Moves all parameters to a backend, or casts them to a dtype, in place. Make the optimizer afterwards."""
         with no_grad():
             for parameter in self.parameters():
-                parameter._array = parameter.detach().to(target)._array
-                parameter._slot, parameter.grad = None, None
+                moved = parameter.detach().to(target)._array
+                if moved is not parameter._array:  # else an optimizer's arena stays valid
+                    parameter._array, parameter._slot, parameter.grad = moved, None, None
         return self
 
     # ---- state ----

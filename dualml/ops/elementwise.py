@@ -18,7 +18,7 @@ import numpy as np
 
 from ..array import Array, Shape, run
 from ..dtypes import DType, bool_
-from ..errors import ShapeError
+from ..errors import DTypeError, ShapeError
 from ..kernel import Kernel, make_kernel
 from . import numpy_math
 from .base import BadCase, Case, Op
@@ -91,7 +91,7 @@ ROWS = (
     Row("cos", "a", "cos_(a)", ("-d * sin_(a)",)),
     Row("tanh", "a", "tanh_(a)", ("d * (1.0f - out * out)",)),
     Row("sigmoid", "a", "sigmoid(a)", ("d * out * (1.0f - out)",)),
-    Row("relu", "a", "max(a, 0.0f)", ("select(0.0f, d, a > 0.0f)",), domain=_not_zero),
+    Row("relu", "a", "select(a, 0.0f, a <= 0.0f)", ("select(0.0f, d, a > 0.0f)",), domain=_not_zero),
     Row("gelu", "a", _GELU, (_GELU_GRAD,), doc="Hendrycks and Gimpel 2016, arXiv 1606.08415, exact."),
     Row("gelu_tanh", "a", _GELU_TANH, (_GELU_TANH_GRAD,), doc="The tanh approximation of the same paper."),
     Row("silu", "a", "a * sigmoid(a)", ("d * sigmoid(a) * (1.0f + a * (1.0f - sigmoid(a)))",)),
@@ -211,8 +211,9 @@ def _compute_type(dtype: DType) -> str:
 
 
 def evaluate(name: str, expression: str, operands: dict[str, Any], shape: Shape, dtype: DType,
-             result: str = "F") -> Array:
-    """Runs an expression over Arrays (broadcast to `shape`) and numbers, by name. `dtype` is the compute dtype."""
+             result: str = "F", into: Array | None = None) -> Array:
+    """Runs an expression over Arrays (broadcast to `shape`) and numbers, by name. `dtype` is the compute dtype; the
+    result is written to `into` where given."""
     words, size = set(_WORD.findall(expression)), math.prod(shape)
     used = {k: v for k, v in operands.items() if k in words}
     arrays = {k: v for k, v in used.items() if isinstance(v, Array)}
@@ -226,7 +227,7 @@ def evaluate(name: str, expression: str, operands: dict[str, Any], shape: Shape,
     if len(broadcast) == len(arrays):
         numbers["N"] = size
     types = {"F": dtype} if result == "F" and all(v.dtype is bool_ for v in arrays.values()) else None
-    out: Array = run(made, *[v.reshape(v.size) for v in arrays.values()], types=types, **numbers)
+    out: Array = run(made, *[v.reshape(v.size) for v in arrays.values()], types=types, out=(into,), **numbers)
     return out.reshape(*shape)
 
 
@@ -247,6 +248,8 @@ class Elementwise(Op):
             raise ShapeError(f"[{row.name}] shapes must broadcast together, got {shapes}.") from None
         self.dtype = next((v.dtype for n, v in self.operands.items() if isinstance(v, Array) and n not in row.cond),
                           bool_)
+        if self.dtype.kind not in row.kinds:
+            raise DTypeError(f"[{row.name}] has no {self.dtype.name}. Cast with .float(), .int() or .bool() first.")
         out = evaluate(f"{row.name}_forward", row.expression, self.operands, self.shape, self.dtype,
                        "bool" if row.result == "bool" or self.dtype is bool_ else "F")
         self._keep(out)

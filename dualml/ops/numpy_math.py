@@ -61,7 +61,7 @@ def erf(x: Any) -> Any:
 
 
 def _sigmoid(x: Any) -> Any:
-    return 0.5 * np.tanh(0.5 * x) + 0.5
+    return 1.0 / (1.0 + np.exp(-x))  # by tanh it would lose the digits of small results
 
 
 def _dtype_of(*values: Any) -> np.dtype:

@@ -13,9 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..array import Array
 from ..backends.base import Buffer
 from ..dtypes import DType
-from ..errors import BackendError
+from ..errors import BackendError, GradientError
 from ..nn.module import Parameter
 from ..ops.create import fill
+from ..tape import fill_slot
+from ..tensor import Tensor
 
 _BY_GRADIENT: weakref.WeakKeyDictionary[Buffer, Arena] = weakref.WeakKeyDictionary()
 
@@ -32,12 +34,10 @@ class Arena:
         self.gradients = fill((self.size,), 0, self.dtype, self.backend)
         for parameter, start in zip(parameters, self.starts, strict=True):
             slot = self.values.slot(start, parameter.shape)
-            slot.copy_from(parameter._array)
+            fill_slot(slot, parameter._array)
             parameter._array = slot
             parameter._slot = self.gradients.slot(start, parameter.shape)
-            if parameter.grad is not None:
-                parameter._slot.copy_from(parameter.grad._array)
-                parameter.grad._array = parameter._slot
+            self._take(parameter, parameter._slot)
         _BY_GRADIENT[self.gradients.buffer] = self
 
     def zeros(self, dtype: DType | None = None) -> Array:
@@ -56,10 +56,23 @@ class Arena:
                                "optimizer after model.to(...).")
         if parameter.grad is None:
             return False
-        if parameter.grad._array is not parameter._slot and parameter._slot is not None:
-            parameter._slot.copy_from(parameter.grad._array)
-            parameter.grad._array = parameter._slot
+        if parameter._slot is None or parameter._slot.buffer is not self.gradients.buffer:
+            parameter._slot = self.view(self.gradients, index)
+        self._take(parameter, parameter._slot)
         return True
+
+    @staticmethod
+    def _take(parameter: Parameter, slot: Array) -> None:
+        """Makes a gradient from elsewhere lie in its slot."""
+        found = parameter.grad
+        if found is None or found._array is slot:
+            return
+        if (found.shape, found.dtype, found.backend) != (parameter.shape, parameter.dtype, parameter.backend):
+            raise GradientError(f"[optimizer] grad must be {parameter.dtype.name} of shape {parameter.shape} on "
+                                f"{parameter.backend}, got {found.dtype.name} of {found.shape} on {found.backend}.")
+        fill_slot(slot, found._array)
+        parameter.grad = Tensor(slot)
+        parameter._lent = weakref.ref(parameter.grad)
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """(start, stop) elements of the stretches whose parameters have gradients: the whole arena, as a rule."""

@@ -34,8 +34,8 @@ class SGD(Optimizer):
 
     def hyper(self, group: Mapping[str, Any]) -> tuple[float, ...]:
         # the first step's momentum is the gradient itself, without dampening
-        first = self.step_count == 1
-        return (group["lr"], group["momentum"], 0.0 if first else group["dampening"], group["weight_decay"],
+        plain = self.step_count == 1 or not group["momentum"]
+        return (group["lr"], group["momentum"], 0.0 if plain else group["dampening"], group["weight_decay"],
                 1.0 if group["nesterov"] else 0.0, 1.0)
 
     def launch(self, group: Mapping[str, Any], *arrays: Array) -> None:

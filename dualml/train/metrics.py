@@ -55,6 +55,7 @@ class Metrics:
                 self.validations.append((line["step"], line["val_loss"]))
             else:
                 self._keep_loss(line["step"], line["loss"])
+                self.rate = line["lr"]
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(partial, self.path)

@@ -18,7 +18,7 @@ fn erf(x: f32) -> f32 {
         + s * (0.00499960734f - s * 0.000602183223f)))));
     let far = 1.0f - exp(-(0.000207015968f + a * (1.12762737f + a * (0.637265801f + a * (0.103856318f
         + a * (-0.0221897475f + a * (0.00303368433f - a * 0.000194945882f)))))));
-    return sign(x) * select(far, near, a < 0.92f);
+    return select(sign(x) * select(far, near, a < 0.92f), x, is_nan(x));  // min and sign may lose a NaN
 }
 
 // exp(x) - 1: a series where the subtraction would cancel.
@@ -39,7 +39,7 @@ fn log1p(x: f32) -> f32 {
 
 fn tanh_(x: f32) -> f32 {
     let e = expm1(2.0f * min(abs(x), 15.0f));
-    return sign(x) * e / (e + 2.0f);
+    return select(sign(x) * e / (e + 2.0f), x, is_nan(x));
 }
 
 fn sigmoid(x: f32) -> f32 {
