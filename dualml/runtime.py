@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +27,8 @@ _FACTORIES: dict[str, tuple[str, str]] = {
 }
 _open: dict[str, Backend] = {}
 _failed: dict[str, BackendError] = {}
-_current: list[str] = []
+_current: list[str] = []  # what set_backend chose
+_within: ContextVar[str | None] = ContextVar("backend", default=None)  # what use_backend chose, in this thread only
 
 
 def register_backend(name: str, module: str, factory: str) -> None:
@@ -71,15 +73,19 @@ def _choose() -> str:
 
 
 def current() -> Backend:
-    if not _current:
+    within = _within.get()
+    if within is None and not _current:
         _current.append(get(config.backend).name)
-    return get(_current[-1])
+    return get(within or _current[-1])
 
 
 def set_backend(name: str) -> None:
     """Makes `name` (auto, cpu, webgpu, cuda) the backend on which new tensors are created."""
     found = get(name).name
-    _current[-1:] = [found]
+    if _within.get() is None:
+        _current[:] = [found]
+    else:
+        _within.set(found)
 
 
 def get_backend() -> str:
@@ -90,12 +96,11 @@ def get_backend() -> str:
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """set_backend for the length of a with block."""
-    current()
-    _current.append(get(name).name)
+    token = _within.set(get(name).name)
     try:
         yield
     finally:
-        _current.pop()
+        _within.reset(token)
 
 
 # ---- the door -----------------------------------------------------------------------------------------------------

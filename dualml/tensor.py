@@ -326,7 +326,7 @@ class Tensor:
     def sqrt(self) -> Tensor: return _unary("sqrt", self)
     def rsqrt(self) -> Tensor: return _unary("rsqrt", self)
     def reciprocal(self) -> Tensor: return _unary("reciprocal", self)
-    def square(self) -> Tensor: return _unary("square", self)
+    def square(self) -> Tensor: return elementwise("square", self)
     def sin(self) -> Tensor: return _unary("sin", self)
     def cos(self) -> Tensor: return _unary("cos", self)
     def tanh(self) -> Tensor: return _unary("tanh", self)
@@ -530,7 +530,9 @@ def _unary(name: str, x: Tensor) -> Tensor:
     return elementwise(name, x if x.dtype.is_floating_point else x.float())
 
 
-def _compare(name: str, a: Tensor, b: Any) -> Tensor:
+def _compare(name: str, a: Tensor, b: Any) -> Any:
+    if not isinstance(b, (Tensor, int, float, np.number, np.bool_)):
+        return NotImplemented  # so that x == None is False
     left, right = unify(name, a, b)
     if name not in ("eq", "ne") and isinstance(left, Tensor) and left.dtype is dtypes.bool_:
         left, right = left.int(), right.int() if isinstance(right, Tensor) else right

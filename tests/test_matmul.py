@@ -1,4 +1,4 @@
-"""Every variant of the matmul kernel at odd sizes; the parity suite sees only those that its sizes and devices choose."""
+"""Every variant of the matmul kernel at odd sizes; the parity suite sees only those its sizes and devices choose."""
 
 from __future__ import annotations
 

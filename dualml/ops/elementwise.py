@@ -86,7 +86,7 @@ ROWS = (
     Row("sqrt", "a", "sqrt(a)", ("0.5f * d / out",), domain=_positive),
     Row("rsqrt", "a", "inverseSqrt(a)", ("-0.5f * d * out * out * out",), domain=_positive),
     Row("reciprocal", "a", "1.0f / a", ("-d * out * out",), domain=_not_zero),
-    Row("square", "a", "a * a", ("2.0f * d * a",), "f"),
+    Row("square", "a", "a * a", ("2.0f * d * a",), "fi"),
     Row("sin", "a", "sin_(a)", ("d * cos_(a)",)),
     Row("cos", "a", "cos_(a)", ("-d * sin_(a)",)),
     Row("tanh", "a", "tanh_(a)", ("d * (1.0f - out * out)",)),
@@ -178,11 +178,12 @@ def collapse(shape: Shape, operands: list[Shape]) -> tuple[Shape, list[Shape]]:
 def _reference(expression: str, operands: tuple[Operand, ...], inner: Shape) -> Callable[..., Any]:
     evaluate_numpy = numpy_math.compile_expression(expression)
     arrays = [o for o in operands if not o.number]
+    flags = {o.name for o in operands if o.number and o.dtype == "bool"}
 
     def reference(*given: np.ndarray, N: int = 0, **numbers: float) -> np.ndarray:
         size = next((x.size for o, x in zip(arrays, given, strict=True) if o.strides is None), N)
         shape = (size // math.prod(inner), *inner)
-        values: dict[str, Any] = dict(numbers)
+        values: dict[str, Any] = {n: bool(v) if n in flags else v for n, v in numbers.items()}
         for operand, x in zip(arrays, given, strict=True):
             values[operand.name] = x.reshape(shape) if operand.strides is None else np.lib.stride_tricks.as_strided(
                 x, shape, [s * x.itemsize for s in operand.strides], writeable=False)

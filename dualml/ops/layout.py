@@ -6,6 +6,7 @@ Gradients move the other way: what was read once is written back, what was read 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -231,8 +232,20 @@ class Repeat(Op):
         padded = (1,) * (len(sizes) - x.ndim) + x.shape
         self.shape = x.shape
         self.apart = tuple(n for pair in zip(sizes, padded, strict=True) for n in pair)  # times, size, times, size ..
+        if sum(r != 1 for r in sizes) > 2:  # one copy would need more dimensions than a kernel walks
+            for d, times in enumerate(sizes):
+                x = self._along(x.reshape(*padded), d, times)
+                padded = x.shape
+            return x
         once = x.reshape(*[n for size in padded for n in (1, size)])
         return expanded(once, self.apart).reshape(*[r * n for r, n in zip(sizes, padded, strict=True)])
+
+    @staticmethod
+    def _along(x: Array, dim: int, times: int) -> Array:
+        """x repeated along one dimension."""
+        before, after = math.prod(x.shape[:dim]), math.prod(x.shape[dim:])
+        repeated = x if times == 1 else expanded(x.reshape(before, 1, after), (before, times, after))
+        return repeated.reshape(*x.shape[:dim], times * x.shape[dim], *x.shape[dim + 1:])
 
     def backward(self, gradient: Array) -> tuple[Array]:
         once = tuple(1 if d % 2 == 0 else n for d, n in enumerate(self.apart))
@@ -241,7 +254,7 @@ class Repeat(Op):
     @classmethod
     def cases(cls, rng: np.random.Generator) -> Iterator[Case]:
         for shape, sizes in [((3,), (2,)), ((2, 3), (3, 2)), ((4,), (2, 1, 3)), ((2, 8), (1, 5)), ((), (3,)),
-                             ((3,), (0,)), ((1,), (300,))]:
+                             ((3,), (0,)), ((1,), (300,)), ((2, 1, 3, 2), (2, 3, 2, 2))]:
             yield _case(rng, shape, sizes=sizes)
 
     @classmethod
