@@ -61,10 +61,15 @@ def unify(op: str, *values: Tensor | Number) -> list[Tensor | Number]:
     return [v.to(dtype) if isinstance(v, Tensor) else v for v in values]
 
 
+_OF_BOOLS = {"add": "logical_or", "mul": "logical_and"}  # as in PyTorch
+
+
 def elementwise(name: str, *values: Tensor | Number) -> Tensor:
     """Applies a row of the elementwise table to tensors and numbers, which broadcast."""
     tensors = [v for v in values if isinstance(v, Tensor)]
     numbers = {n: v for n, v in zip("abc", values, strict=False) if not isinstance(v, Tensor)}
+    if name in _OF_BOOLS and tensors[0].dtype is dtypes.bool_:
+        name = _OF_BOOLS[name]
     result: Tensor = apply(ELEMENTWISE[name], *tensors, **numbers)
     return result
 
@@ -530,9 +535,9 @@ def _unary(name: str, x: Tensor) -> Tensor:
     return elementwise(name, x if x.dtype.is_floating_point else x.float())
 
 
-def _compare(name: str, a: Tensor, b: Any) -> Any:
-    if not isinstance(b, (Tensor, int, float, np.number, np.bool_)):
-        return NotImplemented  # so that x == None is False
+def _compare(name: str, a: Tensor, b: Any) -> Tensor:
+    if b is None or isinstance(b, str):
+        return NotImplemented  # type: ignore[no-any-return]  # so that x == None is False
     left, right = unify(name, a, b)
     if name not in ("eq", "ne") and isinstance(left, Tensor) and left.dtype is dtypes.bool_:
         left, right = left.int(), right.int() if isinstance(right, Tensor) else right

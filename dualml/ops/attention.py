@@ -17,7 +17,7 @@ with the strides of q and k. Query head h reads key head h // (H // KVH): groupe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..array import Array, run
 from ..errors import ShapeError
 from ..kernel import DeviceInfo, Scalar, kernel
 from .base import BadCase, Case, Gradients, Op
+from .blocks import each
 
 MAX_D = 128           # the largest head: a row of accumulators must fit in an invocation's registers
 _QUERIES = 128        # the references work on blocks of so many queries
@@ -56,15 +57,18 @@ def _keys(x: np.ndarray, at: int, n: dict[str, Any]) -> np.ndarray:
     return _heads(x, at, 1, n["TK"], "k", n)
 
 
-def _blocks(n: dict[str, Any]) -> Iterator[tuple[slice, slice, int, bool]]:
-    """Batches, queries, how many keys these queries see, and whether the batches are new: most keys come first."""
+def _each(n: dict[str, Any], work: Callable[[slice, slice, int, bool], None]) -> None:
+    """work(batches, queries, how many keys these queries see, whether the batches are new), most keys first. Batches
+    are shared out among the cores."""
     size = max(1, min(n["TQ"], _QUERIES, max(16, 8 * _SCORES // max(1, n["H"] * n["TK"]))))
-    step = max(1, _SCORES // max(1, n["H"] * size * n["TK"]))
+    step = max(1, min(_SCORES // max(1, n["H"] * size * n["TK"]), n["B"] // 4))
     starts = range(0, n["TQ"], size)
-    for b in range(0, n["B"], step):
+
+    def one(batches: slice) -> None:
         for i in reversed(starts):
             stop = min(n["TQ"], i + size)
-            yield slice(b, b + step), slice(i, stop), min(n["TK"], stop + n["offset"]), i == starts[-1]
+            work(batches, slice(i, stop), min(n["TK"], stop + n["offset"]), i == starts[-1])
+    each([slice(b, b + step) for b in range(0, n["B"], step)], one)
 
 
 @lru_cache(64)
@@ -99,7 +103,8 @@ def attention_forward(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: flo
         return out, lse
     q, k, v = _queries(q, "q", n), _keys(k, k_at, n), _keys(v, v_at, n)
     outs, logs = _queries(out, "o", n), _queries(lse, "o", n)
-    for b, i, seen, _ in _blocks(n):
+
+    def work(b: slice, i: slice, seen: int, new: bool) -> None:
         p = _scores(q[b, :, :, i] * q.dtype.type(scale), k[b, :, :, :seen], i.start + n["offset"] + 1)
         top = p.max(-1, keepdims=True)
         p -= top
@@ -107,6 +112,7 @@ def attention_forward(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: flo
         here = np.matmul(p, v[b, :, :, :seen], out=outs[b, :, :, i])
         here /= total
         np.add(np.log(total), top, out=logs[b, :, :, i])
+    _each(n, work)
     return out, lse
 
 
@@ -130,7 +136,8 @@ def attention_backward(q: np.ndarray, k: np.ndarray, v: np.ndarray, dout: np.nda
     q, k, v = _queries(q, "q", n), _keys(k, k_at, n), _keys(v, v_at, n)
     dout, lse, delta = _queries(dout, "o", n), _queries(lse, "o", n), _queries(delta, "o", n)
     factor = q.dtype.type(scale)
-    for b, i, seen, new in _blocks(n):
+
+    def work(b: slice, i: slice, seen: int, new: bool) -> None:
         qi, ki, di = q[b, :, :, i] * factor, k[b, :, :, :seen], dout[b, :, :, i]
         p = _scores(qi, ki, i.start + n["offset"] + 1)
         p -= lse[b, :, :, i]
@@ -142,6 +149,7 @@ def attention_backward(q: np.ndarray, k: np.ndarray, v: np.ndarray, dout: np.nda
         here *= factor
         _accumulate(dv[b, :, :, :seen], p, di, new)
         _accumulate(dk[b, :, :, :seen], ds, qi, new)
+    _each(n, work)
     return grad
 
 

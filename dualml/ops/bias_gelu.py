@@ -35,8 +35,16 @@ def _in_blocks(function: Callable[..., Any], x: Any, *others: Any) -> Any:
     return out
 
 
+def _tanh_inner(a: Any, square: Any) -> Any:
+    """tanh(sqrt(2/pi) (a + 0.044715 a^3)), computed in the memory of a's square."""
+    square *= 0.044715 * _INNER
+    square += _INNER
+    square *= a
+    return np.tanh(square, out=square)
+
+
 def _gelu(a: Any, approximate: int) -> Any:
-    inner = np.tanh(_INNER * (a + 0.044715 * a * a * a)) if approximate else erf(a * math.sqrt(0.5))
+    inner = _tanh_inner(a, a * a) if approximate else erf(a * math.sqrt(0.5))
     inner += 1
     inner *= a
     inner *= 0.5
@@ -46,8 +54,17 @@ def _gelu(a: Any, approximate: int) -> Any:
 def _gelu_slope(a: Any, approximate: int) -> Any:
     square = a * a
     if approximate:
-        t = np.tanh(_INNER * (a + 0.044715 * a * square))
-        return 0.5 * (1 + t) + 0.5 * a * (1 - t * t) * (_INNER * (1 + 3 * 0.044715 * square))
+        t = _tanh_inner(a, square.copy())
+        square *= 3 * 0.044715 * _INNER
+        square += _INNER
+        square *= a
+        slope = np.multiply(t, t)
+        np.subtract(1, slope, out=slope)
+        slope *= square
+        slope += t
+        slope += 1
+        slope *= 0.5
+        return slope
     square *= -0.5
     bell = np.exp(square, out=square)
     bell *= a
@@ -70,7 +87,7 @@ def bias_gelu_forward(x: Any, bias: Any, approximate: int) -> Any:
         static="C approximate", vector="C")
 def bias_gelu_backward(dout: Any, x: Any, bias: Any, approximate: int) -> Any:
     """dout * gelu'(x + bias)."""
-    return _in_blocks(lambda x, d: d * _gelu_slope(x + bias, approximate), x, dout)
+    return _in_blocks(lambda x, d: np.multiply(slope := _gelu_slope(x + bias, approximate), d, out=slope), x, dout)
 
 
 # ---- op -------------------------------------------------------------------------------------------------------------
