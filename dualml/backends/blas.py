@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 _SECONDS = 5.0  # between two measurements
+_SOON = 0.5     # the same while a core is taken, since it may be free again any moment
 _ROUNDS = 4     # products of about a millisecond for each number of threads
 _SYMBOLS = ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads64_",
             "openblas_set_num_threads")
@@ -48,7 +49,7 @@ class Threads:
     def refresh(self) -> None:
         if self._set is not None and time.monotonic() >= self._due:
             self.now = self.measure(self._set)
-            self._due = time.monotonic() + _SECONDS
+            self._due = time.monotonic() + (_SECONDS if self.now == self.choices[-1] else _SOON)
 
     def measure(self, set_threads: Callable[[int], None]) -> int:
         """The number of threads whose products took least, stalls included; set when it returns."""
