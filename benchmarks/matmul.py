@@ -72,6 +72,7 @@ def compare(label: str, amount: float, ours: Callable[[], Any], numpy: Callable[
     for _ in range(rounds):
         mine.append(sample(ours, backend.synchronize, seconds))
         theirs.append(sample(numpy, lambda: None, seconds))
+        time.sleep(0.1)  # OpenBLAS's threads go on spinning for a while, on the cores that a CPU driver needs
     return {"label": label, "first_s": round(first, 3), "best": amount / min(w for w, _ in mine),
             "median": amount / statistics.median(w for w, _ in mine),
             "by_cpu_time": amount / min(c for _, c in mine) if backend.device.software else None,
@@ -119,7 +120,7 @@ def main() -> None:
         table.add_row(r["label"], f"{r['best']:.1f}", f"{r['median']:.1f}",
                       f"{r['by_cpu_time']:.1f}" if r["by_cpu_time"] else "", f"{r['numpy_best']:.1f}",
                       f"{r['ratio']:.2f}", f"{r['first_s']:.2f}", r["unit"])
-    Console().print(table)
+    Console(width=max(100, Console().width)).print(table)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         device = {"backend": backend.name, "device": backend.device.name, "driver": backend.device.driver}

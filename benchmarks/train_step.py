@@ -163,7 +163,7 @@ def show(config: str, sizes: dict[str, int], figures: dict[str, Any]) -> None:
         ratio = "-" if row["ratio_to_torch"] is None else f"{row['ratio_to_torch']:.2f}"
         table.add_row(row["label"], f"{row['tokens_per_second']:,.0f}", f"{row['best']:,.0f}", ratio,
                       f"{row['processor_seconds_per_step'] * 1e3:,.0f} ms", f"{row['first_step_seconds']:.2f} s")
-    Console().print(table)
+    Console(width=max(100, Console().width)).print(table)
 
 
 def main() -> None:
