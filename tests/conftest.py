@@ -10,7 +10,6 @@ import pytest
 from dualml import runtime
 from tests.parity.modes import BACKENDS, MISSING, PRESENT, REQUIRED
 
-
 # PyPI's PyTorch for Linux brings Triton, whose LLVM crashes a process that has Mesa's loaded; no test needs it
 sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
 
