@@ -159,6 +159,7 @@ def test_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     waiting = subprocess.Popen([sys.executable, "-c", code], env=environment(), text=True, stdout=subprocess.PIPE)
     assert waiting.stdout is not None
     assert waiting.stdout.readline() == "ready\n"
+    time.sleep(0.5)  # a signal in the middle of that print could not print its own line
     waiting.send_signal(signal.SIGINT)
     assert "Ctrl-C again ends at once" in waiting.stdout.readline()
     started = time.monotonic()

@@ -45,7 +45,7 @@ MESSAGES: dict[str, tuple[Callable[[], object], str]] = {
                     r"\[gelu\] approximate must be 'none' or 'tanh', got 'fast'"),
     "layer_norm": (lambda: F.layer_norm(dm.ones(2, 3), (2,)), r"\[layer_norm\] normalized_shape must be the last"),
     "weight": (lambda: F.layer_norm(dm.ones(2, 3), (3,), dm.ones(2)), r"\[layer_norm\] weight must"),
-    "p": (lambda: F.dropout(dm.ones(2), 1.0), r"\[dropout\] p must be in \[0, 1\), got 1.0"),
+    "p": (lambda: F.dropout(dm.ones(2), 1.5), r"\[dropout\] p must be in \[0, 1\], got 1.5"),
     "target dtype": (lambda: F.cross_entropy(dm.ones(2, 3), dm.ones(2)),
                      r"\[cross_entropy\] target must be int32 class indices, got float32"),
     "target shape": (lambda: F.cross_entropy(dm.ones(2, 3), dm.ones(3).int()),
