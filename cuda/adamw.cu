@@ -1,19 +1,19 @@
 #include "lib/vec.cuh"
 
 KERNEL {
-    const float lr = hyper[0], beta1 = hyper[1], beta2 = hyper[2], eps = hyper[3], decay = hyper[4];
-    const float step = lr * hyper[5], root = sqrtf(hyper[6]), scale = hyper[7];
-    if (scale == 0.f) return;
+    const float lr = hyper[0], beta1 = hyper[1], rest1 = hyper[2], beta2 = hyper[3], rest2 = hyper[4];
+    const float eps = hyper[5], decay = hyper[6], step = lr * hyper[7], root = sqrtf(hyper[8]);
+    if (scale[0] == 0.f) return;
     const u32 n = p.N / W, begin = blockIdx.x * 4 * BLOCK + threadIdx.x;
 #pragma unroll
     for (u32 k = 0; k < 4; k++) {
         const u32 i = begin + k * BLOCK;
         if (i >= n) return;
-        vecf x = load(param, i), g = load(grad, i) * scale;
+        vecf x = load(param, i), g = load(grad, i) * scale[0];
         if (decoupled) x = x * (1.f - lr * decay);
         else g += x * decay;
-        const vecf mean = load(m, i) * beta1 + g * (1.f - beta1);
-        const vecf square = load(v, i) * beta2 + g * g * (1.f - beta2);
+        const vecf mean = load(m, i) * beta1 + g * rest1;
+        const vecf square = load(v, i) * beta2 + g * g * rest2;
         store(m, i, mean);
         store(v, i, square);
 #pragma unroll

@@ -3,26 +3,27 @@ fn adamw(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
          @builtin(local_invocation_index) t: u32) {
     let lr = hyper[0];
     let beta1 = hyper[1];
-    let beta2 = hyper[2];
-    let eps = hyper[3];
-    let decay = hyper[4];
-    let step = lr * hyper[5];
-    let root = sqrt(hyper[6]);
-    let scale = hyper[7];
-    if (scale == 0.0) { return; }
+    let rest1 = hyper[2];
+    let beta2 = hyper[3];
+    let rest2 = hyper[4];
+    let eps = hyper[5];
+    let decay = hyper[6];
+    let step = lr * hyper[7];
+    let root = sqrt(hyper[8]);
+    if (scale[0] == 0.0) { return; }
     let first = (wid.x + wid.y * nwg.x) * 4u * BLOCK + t;
     for (var k = 0u; k < 4u; k++) {
         let i = first + k * BLOCK;
         if (i >= p.N / W) { return; }
         var x = vecf(param[i]);
 {% if decoupled %}
-        let g = vecf(grad[i]) * scale;
+        let g = vecf(grad[i]) * scale[0];
         x *= 1.0 - lr * decay;
 {% else %}
-        let g = vecf(grad[i]) * scale + decay * x;
+        let g = vecf(grad[i]) * scale[0] + decay * x;
 {% endif %}
-        let mean = beta1 * m[i] + (1.0 - beta1) * g;
-        let square = beta2 * v[i] + (1.0 - beta2) * g * g;
+        let mean = beta1 * m[i] + rest1 * g;
+        let square = beta2 * v[i] + rest2 * g * g;
         m[i] = mean;
         v[i] = square;
         param[i] = vecF(x - step * mean / (sqrt(square) * root + eps));

@@ -37,3 +37,24 @@ def fast_backend(request: pytest.FixtureRequest) -> Iterator[str]:
 def cpu() -> Iterator[None]:
     with runtime.use_backend("cpu"):
         yield
+
+
+class _Names:
+    """A hook on the one door that keeps the names of what is launched."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def before(self, record: runtime.Launch) -> None:
+        self.names.append(record.spec.kernel.name)
+
+    def after(self, record: runtime.Launch) -> None: ...
+
+
+@pytest.fixture
+def launches() -> Iterator[list[str]]:
+    """Names of the kernels launched so far in the test."""
+    hook = _Names()
+    runtime.hooks.append(hook)
+    yield hook.names
+    runtime.hooks.remove(hook)

@@ -163,6 +163,60 @@ def test_optimizer_over_ten_steps(name: str, backend: str) -> None:
         _close(p, q, n, 5e-5)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_gradient_that_comes_late(name: str, backend: str) -> None:
+    """Steps are counted by parameter: bias correction and first momentum begin with its first gradient."""
+    ours = [nn.Parameter(dm.tensor([1.0, -2.0])), nn.Parameter(dm.tensor([0.5, 3.0, 1.5])), nn.Parameter(dm.tensor([4.0]))]
+    theirs = [torch.nn.Parameter(torch.tensor(p.tolist())) for p in ours]
+    make, make_there = OPTIMIZERS[name]
+    here, there = make(ours), make_there(theirs)
+    for step in range(6):
+        for parameters, optimizer in ((ours, here), (theirs, there)):
+            optimizer.zero_grad()
+            loss = (parameters[0] ** 2).sum() + (parameters[2] ** 3).sum()
+            if step >= 3 and step != 4:
+                loss = loss + (parameters[1] ** 2).sum()
+            loss.backward()
+            optimizer.step()
+    for index, (p, q) in enumerate(zip(ours, theirs, strict=True)):
+        _close(p, q, f"parameter {index}", 1e-5)
+
+
+def test_one_launch_steps_all_parameters(fast_backend: str, launches: list[str]) -> None:
+    ours, _, x, target = _pair()
+    optimizer = optim.AdamW(ours.parameters(), 0.01)
+    nn.functional.cross_entropy(ours(dm.tensor(x)), dm.tensor(target)).backward()
+    launches.clear()
+    optimizer.step()
+    assert launches == ["adamw"]
+
+
+def test_a_mean_that_forgets_very_slowly(backend: str) -> None:
+    """1 - beta2 must not be taken in float32, where 1 - 0.999999 is 4% off."""
+    ours, theirs = nn.Parameter(dm.tensor([1.0, -2.0])), torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    here = optim.AdamW([ours], 0.1, betas=(0.9, 0.999999))
+    there = torch.optim.AdamW([theirs], 0.1, betas=(0.9, 0.999999))
+    for _ in range(4):
+        for parameter, optimizer in ((ours, here), (theirs, there)):
+            optimizer.zero_grad()
+            (parameter ** 2).sum().backward()
+            optimizer.step()
+    _close(ours, theirs, "parameter", 1e-5)
+
+
+def test_momentum_that_is_set_later(cpu: None) -> None:
+    ours, theirs = nn.Parameter(dm.tensor([1.0, -2.0])), torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    here, there = optim.SGD([ours], 0.1), torch.optim.SGD([theirs], 0.1)
+    assert not here.state_dict()["state"][0]  # plain descent keeps nothing
+    for step in range(4):
+        for parameter, optimizer in ((ours, here), (theirs, there)):
+            optimizer.param_groups[0]["momentum"] = 0.9 if step else 0.0
+            optimizer.zero_grad()
+            (parameter ** 2).sum().backward()
+            optimizer.step()
+    _close(ours, theirs, "parameter", 1e-6)
+
+
 def test_parameter_groups_and_state(fast_backend: str) -> None:
     """Two groups with settings of their own; a second optimizer that takes the state over goes on alike."""
     ours, _, x, target = _pair()

@@ -2,11 +2,12 @@
 are in device memory (`hyper`), so that a recorded step can be replayed.
 
     AdamW (Loshchilov, Hutter 2017, arXiv 1711.05101), Adam (Kingma, Ba 2014, arXiv 1412.6980), SGD as in PyTorch.
-    hyper of AdamW: lr, beta1, beta2, eps, weight_decay, 1/(1 - beta1^t), 1/(1 - beta2^t), gradient scale
-    hyper of SGD: lr, momentum, dampening, weight_decay, nesterov (0 or 1), gradient scale
+    hyper of AdamW: lr, beta1, 1 - beta1, beta2, 1 - beta2, eps, weight_decay, 1/(1 - beta1^t), 1/(1 - beta2^t)
+    hyper of SGD: lr, weight_decay; with momentum also: momentum, 1 - dampening, nesterov (0 or 1)
 
-The momentum buffer of SGD starts as zeros, and the first step's dampening must be 0: then it becomes the gradient.
-A gradient scale of 0 leaves everything as it is: what a loss scaler wants after an overflow.
+Differences such as 1 - beta2 are taken in float64 on the host: in float32 they would lose digits. The momentum buffer
+of SGD starts as zeros, and the first step's dampening must be 0: then it becomes the gradient. Gradients are multiplied
+by `scale`; a scale of 0 leaves everything as it is, which is what a loss scaler wants after an overflow.
 """
 
 from __future__ import annotations
@@ -30,14 +31,13 @@ _NORM_WORK = 8192       # elements of a partial sum, at least
 # ---- kernels --------------------------------------------------------------------------------------------------------
 
 
-@kernel("&param[N] grad:G[N] &m:f32[N] &v:f32[N] hyper:f32[8] | decoupled:u32", groups=_EACH, software_block=64,
-        static="decoupled", vector="N")
-def adamw(param: Any, grad: Any, m: Any, v: Any, hyper: Any, decoupled: int) -> Any:
+@kernel("&param[N] grad:G[N] &m:f32[N] &v:f32[N] hyper:f32[9] scale:f32[1] | decoupled:u32", groups=_EACH,
+        software_block=64, static="decoupled", vector="N")
+def adamw(param: Any, grad: Any, m: Any, v: Any, hyper: Any, scale: Any, decoupled: int) -> Any:
     """Adam with decoupled weight decay, or with decay in the gradient (decoupled = 0)."""
-    lr, beta1, beta2, eps, decay, correct1, correct2, scale = hyper
+    lr, beta1, rest1, beta2, rest2, eps, decay, correct1, correct2 = hyper
     if not scale:
         return param, m, v
-    one = hyper.dtype.type(1)
     step, root = -lr * correct1, np.sqrt(correct2)
 
     def work(part: slice) -> None:
@@ -45,14 +45,14 @@ def adamw(param: Any, grad: Any, m: Any, v: Any, hyper: Any, decoupled: int) -> 
         g, a = np.empty((2, x.size), m.dtype)
         np.multiply(grad[part], scale, out=g)
         if decoupled:
-            x *= one - lr * decay
+            x *= 1 - lr * decay
         elif decay:
             g += np.multiply(x, decay, out=a)
         mean *= beta1
-        mean += np.multiply(g, one - beta1, out=a)
+        mean += np.multiply(g, rest1, out=a)
         square *= beta2
         g *= g
-        g *= one - beta2
+        g *= rest2
         square += g
         np.sqrt(square, out=a)
         a *= root
@@ -64,10 +64,10 @@ def adamw(param: Any, grad: Any, m: Any, v: Any, hyper: Any, decoupled: int) -> 
     return param, m, v
 
 
-@kernel("&param[N] grad:G[N] &buffer:f32[N] hyper:f32[6]", groups=_EACH, software_block=64, vector="N")
-def sgd(param: Any, grad: Any, buffer: Any, hyper: Any) -> Any:
+@kernel("&param[N] grad:G[N] &buffer:f32[N] hyper:f32[5] scale:f32[1]", groups=_EACH, software_block=64, vector="N")
+def sgd_momentum(param: Any, grad: Any, buffer: Any, hyper: Any, scale: Any) -> Any:
     """Gradient descent with momentum."""
-    lr, momentum, dampening, decay, nesterov, scale = hyper
+    lr, decay, momentum, new, nesterov = hyper
     if not scale:
         return param, buffer
 
@@ -77,7 +77,7 @@ def sgd(param: Any, grad: Any, buffer: Any, hyper: Any) -> Any:
         if decay:
             g += decay * x
         b *= momentum
-        b += (1 - dampening) * g
+        b += new * g
         if nesterov:
             g += momentum * b
         else:
@@ -85,6 +85,22 @@ def sgd(param: Any, grad: Any, buffer: Any, hyper: Any) -> Any:
         x -= lr * g
     each(row_blocks(param), work)
     return param, buffer
+
+
+@kernel("&param[N] grad:G[N] hyper:f32[2] scale:f32[1]", groups=_EACH, software_block=64, vector="N")
+def sgd(param: Any, grad: Any, hyper: Any, scale: Any) -> Any:
+    """Plain gradient descent."""
+    lr, decay = hyper
+    if not scale:
+        return param
+
+    def work(part: slice) -> None:
+        x, g = param[part], grad[part] * scale
+        if decay:
+            g += decay * x
+        x -= lr * g
+    each(row_blocks(param), work)
+    return param
 
 
 @kernel("x[N] -> partial:f32[S] | S:u32", groups="S", software_block=16, vector="N")
@@ -112,14 +128,19 @@ def scale_by_norm(x: Any, norm: Any, max_norm: float) -> Any:
 
 # ---- what optimizers call -------------------------------------------------------------------------------------------
 
-def adamw_step(param: Array, grad: Array, m: Array, v: Array, hyper: Array, decoupled: bool = True) -> None:
-    """One step of AdamW, or of Adam (decoupled=False), in place. All [N], but hyper [8]."""
-    run(adamw, param, grad, m, v, hyper, decoupled=int(decoupled))
+def adamw_step(*param_grad_m_v_hyper_scale: Array, decoupled: bool = True) -> None:
+    """One step of AdamW, or of Adam (decoupled=False), in place. All [N], but hyper [9] and scale [1]."""
+    run(adamw, *param_grad_m_v_hyper_scale, decoupled=int(decoupled))
 
 
-def sgd_step(param: Array, grad: Array, buffer: Array, hyper: Array) -> None:
-    """One step of SGD in place. All [N], but hyper [6]."""
-    run(sgd, param, grad, buffer, hyper)
+def sgd_step(*param_grad_hyper_scale: Array) -> None:
+    """One step of plain SGD in place. All [N], but hyper [2] and scale [1]."""
+    run(sgd, *param_grad_hyper_scale)
+
+
+def sgd_momentum_step(*param_grad_buffer_hyper_scale: Array) -> None:
+    """One step of SGD with momentum in place. All [N], but hyper [5] and scale [1]."""
+    run(sgd_momentum, *param_grad_buffer_hyper_scale)
 
 
 def grad_norm(arrays: Sequence[Array]) -> Array:
@@ -145,15 +166,19 @@ def clip_(x: Array, norm: Array, max_norm: float) -> None:
 def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.ndarray, ...], dict[str, Scalar]]]:
     """Sample launches of this module's kernels: kernel, inputs (float64, to be cast to each tested dtype; "f32" ones
     stay float32) and scalars."""
-    rates = np.array([1e-2, 0.9, 0.99, 1e-8, 0.1, 1 / (1 - 0.9**3), 1 / (1 - 0.99**3), 0.5])
+    rates = np.array([1e-2, 0.9, 0.1, 0.99, 0.01, 1e-8, 0.1, 1 / (1 - 0.9**3), 1 / (1 - 0.99**3)])
+    half, skip = np.array([0.5]), np.array([0.0])
     for size in (1, 7, 64, 4100, 4099):
         param, grad, m = rng.standard_normal((3, size))
         v = rng.standard_normal(size)**2
         for decoupled in (0, 1):
-            yield adamw, (param, grad, m, v, rates), {"decoupled": decoupled}
-        yield adamw, (param, grad, m, v, rates * (np.arange(8) < 7)), {"decoupled": 1}
+            yield adamw, (param, grad, m, v, rates, half), {"decoupled": decoupled}
+        yield adamw, (param, grad, m, v, rates, skip), {"decoupled": 1}
         for nesterov in (0.0, 1.0):
-            yield sgd, (param, grad, m, np.array([0.1, 0.9, 0.2, 0.01, nesterov, 0.5])), {}
+            yield sgd_momentum, (param, grad, m, np.array([0.1, 0.01, 0.9, 0.8, nesterov]), half), {}
+        yield sgd_momentum, (param, grad, m, np.array([0.1, 0.01, 0.9, 0.8, 0.0]), skip), {}
+        yield sgd, (param, grad, np.array([0.1, 0.01]), half), {}
+        yield sgd, (param, grad, np.array([0.1, 0.01]), skip), {}
         for pieces in (1, 5, 64):
             yield squared_norm, (grad,), {"S": pieces}
         yield grad_norm_total, (v,), {}

@@ -21,22 +21,22 @@ class AdamW(Optimizer):
         weight_decay: share of lr by which weights shrink each step.
     """
 
-    state_names = ("exp_avg", "exp_avg_sq")
     decoupled = True
 
     def __init__(self, params: Groups, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 1e-2) -> None:
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
 
-    def hyper(self, group: Mapping[str, Any]) -> tuple[float, ...]:
+    def state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        return "exp_avg", "exp_avg_sq"
+
+    def hyper(self, group: Mapping[str, Any], step: int) -> tuple[float, ...]:
         beta1, beta2 = group["betas"]
-        t = self.step_count
-        return (group["lr"], beta1, beta2, group["eps"], group["weight_decay"], 1.0 / (1.0 - beta1**t),
-                1.0 / (1.0 - beta2**t), 1.0)
+        return (group["lr"], beta1, 1.0 - beta1, beta2, 1.0 - beta2, group["eps"], group["weight_decay"],
+                1.0 / (1.0 - beta1**step), 1.0 / (1.0 - beta2**step))
 
     def launch(self, group: Mapping[str, Any], *arrays: Array) -> None:
-        values, gradients, mean, square, hyper = arrays
-        adamw_step(values, gradients, mean, square, hyper, self.decoupled)
+        adamw_step(*arrays, decoupled=self.decoupled)
 
 
 class Adam(AdamW):

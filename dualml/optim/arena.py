@@ -8,7 +8,7 @@ backend's alignment; the gaps between them hold zeros.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from ..array import Array
 from ..backends.base import Buffer
@@ -74,18 +74,18 @@ class Arena:
         parameter.grad = Tensor(slot)
         parameter._lent = weakref.ref(parameter.grad)
 
-    def runs(self) -> Iterator[tuple[int, int]]:
-        """(start, stop) elements of the stretches whose parameters have gradients: the whole arena, as a rule."""
-        begin: int | None = None
-        for index, start in enumerate(self.starts):
-            active = self._gather(index)
-            if active and begin is None:
-                begin = start
-            if not active and begin is not None:
-                yield begin, start
-                begin = None
-        if begin is not None:
-            yield begin, self.size
+    def stretches(self, steps: list[int]) -> list[tuple[int, int, int]]:
+        """(start, stop, step) of neighbours that have gradients and are in the same step, which is counted here in
+        `steps` by parameter: as a rule one, the whole arena."""
+        found: list[tuple[int, int, int]] = []
+        for index, (start, stop) in enumerate(zip(self.starts, [*self.starts[1:], self.size], strict=True)):
+            if not self._gather(index):
+                continue
+            steps[index] += 1
+            if found and found[-1][1:] == (start, steps[index]):
+                start = found.pop()[0]
+            found.append((start, stop, steps[index]))
+        return found
 
 
 def layout(parameters: Sequence[Parameter]) -> tuple[list[int], int]:

@@ -25,8 +25,6 @@ def _state_dtype(arena: Arena) -> DType:
 class Optimizer:
     """Subclasses name their state Arrays in `state_names` and launch one step over a stretch of an arena."""
 
-    state_names: tuple[str, ...] = ()
-
     def __init__(self, params: Groups, defaults: dict[str, Any]) -> None:
         given: list[Any] = list(params)
         if not given:
@@ -38,12 +36,19 @@ class Optimizer:
             if id(parameter) in seen:
                 raise ShapeError("[optimizer] a parameter appears twice in params.")
             seen.add(id(parameter))
-        self.step_count = 0
         self.arenas: list[list[Arena]] = [make_arenas(g["params"]) for g in self.param_groups]
-        self.state: dict[Arena, dict[str, Array]] = {}
-        self._hyper: dict[int, tuple[tuple[float, ...], Array]] = {}
-        for arena in (a for group in self.arenas for a in group):
-            self.state[arena] = {name: arena.zeros(_state_dtype(arena)) for name in self.state_names}
+        self.steps = {arena: [0] * len(arena.parameters) for group in self.arenas for arena in group}
+        self.state: dict[Arena, dict[str, Array]] = {arena: {} for arena in self.steps}
+        self._device: dict[tuple[Arena, int], tuple[tuple[float, ...], Array]] = {}
+        for group, arenas in zip(self.param_groups, self.arenas, strict=True):
+            for arena in arenas:
+                self._state_of(group, arena)
+
+    def _state_of(self, group: Mapping[str, Any], arena: Arena) -> list[Array]:
+        """The arena's state Arrays, made where a setting that was changed needs new ones."""
+        state, names = self.state[arena], self.state_names(group)
+        state.update({name: arena.zeros(_state_dtype(arena)) for name in names if name not in state})
+        return [state[name] for name in names]
 
     def zero_grad(self) -> None:
         """Forgets all gradients; their memory stays with the arena."""
@@ -51,53 +56,69 @@ class Optimizer:
             for parameter in group["params"]:
                 parameter.grad = None
 
-    def step(self) -> None:
-        """Changes every parameter that has a gradient: one launch per group."""
-        self.step_count += 1
+    def step(self, scale: Tensor | None = None) -> None:
+        """Changes every parameter that has a gradient: one launch per group, as long as all have had as many steps.
+
+        Args:
+            scale: one float32 on the device that gradients are multiplied by; 0 leaves parameters and state as they
+                are. Steps are counted either way.
+        """
         for group, arenas in zip(self.param_groups, self.arenas, strict=True):
             for arena in arenas:
-                hyper = self._on_device(arena, self.hyper(group))
-                for start, stop in list(arena.runs()):
-                    parts = [flat.slot(start, (stop - start,)) for flat in (arena.values, arena.gradients)]
-                    state = [self.state[arena][n].slot(start, (stop - start,)) for n in self.state_names]
-                    self.launch(group, *parts, *state, hyper)
+                state = self._state_of(group, arena)
+                factor = self._on_device(arena, -1, (1.0,)) if scale is None else scale._array.reshape(1)
+                for number, (start, stop, step) in enumerate(arena.stretches(self.steps[arena])):
+                    flat = [array.slot(start, (stop - start,)) for array in (arena.values, arena.gradients, *state)]
+                    self.launch(group, *flat, self._on_device(arena, number, self.hyper(group, step)), factor)
 
-    def _on_device(self, arena: Arena, values: tuple[float, ...]) -> Array:
-        """The step's numbers in a device buffer, so that a recorded step sees new ones without new launches."""
-        known = self._hyper.get(id(arena))
-        if known is None:
-            made = from_numpy(np.array(values), _state_dtype(arena), arena.backend)
-            self._hyper[id(arena)] = (values, made)
-            return made
-        if known[0] != values:
-            known[1].write(np.array(values))
-            self._hyper[id(arena)] = (values, known[1])
-        return known[1]
+    def _on_device(self, arena: Arena, number: int, values: tuple[float, ...]) -> Array:
+        """Numbers of a step in a device buffer, so that a recorded step sees new ones without new launches."""
+        known = self._device.get((arena, number))
+        if known is None or len(known[0]) != len(values):
+            array = from_numpy(np.array(values), _state_dtype(arena), arena.backend)
+        else:
+            array = known[1]
+            if known[0] != values:
+                array.write(np.array(values))
+        self._device[arena, number] = values, array
+        return array
 
-    def hyper(self, group: Mapping[str, Any]) -> tuple[float, ...]:
-        """The numbers of this step that the kernel reads."""
+    def state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """What is kept of each parameter besides its value."""
+        raise NotImplementedError
+
+    def hyper(self, group: Mapping[str, Any], step: int) -> tuple[float, ...]:
+        """The numbers that the kernel reads, in a parameter's step number `step`, from 1."""
         raise NotImplementedError
 
     def launch(self, group: Mapping[str, Any], *arrays: Array) -> None:
-        """One step over flat Arrays: values, gradients, state ..., hyper."""
+        """One step over flat Arrays: values, gradients, state ..., hyper, scale."""
         raise NotImplementedError
 
     # ---- state ----
 
+    def _numbers(self) -> dict[int, int]:
+        """A parameter's id to its place among all groups."""
+        return {id(p): i for i, p in enumerate(p for g in self.param_groups for p in g["params"])}
+
     def state_dict(self) -> dict[str, Any]:
-        """PyTorch's form: state by parameter number, and the groups' settings with parameter numbers."""
-        numbers = {id(p): i for i, p in enumerate(p for g in self.param_groups for p in g["params"])}
+        """PyTorch's form: state by parameter number, and the groups' settings with parameter numbers. `steps` has how
+        many steps each parameter took."""
+        numbers = self._numbers()
         state: dict[int, dict[str, Tensor]] = {}
+        steps = [0] * len(numbers)
         for arena, arrays in self.state.items():
             for index, parameter in enumerate(arena.parameters):
+                steps[numbers[id(parameter)]] = self.steps[arena][index]
                 state[numbers[id(parameter)]] = {n: Tensor(arena.view(a, index)) for n, a in arrays.items()}
         groups = [{k: v for k, v in g.items() if k != "params"} | {"params": [numbers[id(p)] for p in g["params"]]}
                   for g in self.param_groups]
-        return {"step": self.step_count, "state": state, "param_groups": groups}
+        return {"steps": steps, "state": state, "param_groups": groups}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what state_dict gave. Raises ShapeError where groups or shapes differ."""
         ours = self.state_dict()
+        numbers = self._numbers()
         if [g["params"] for g in state["param_groups"]] != [g["params"] for g in ours["param_groups"]]:
             raise ShapeError("[optimizer] the saved parameter groups do not match this optimizer's.")
         for number, own in ours["state"].items():
@@ -108,4 +129,5 @@ class Optimizer:
                 tensor.copy_(saved[name])
         for group, saved_group in zip(self.param_groups, state["param_groups"], strict=True):
             group.update({k: v for k, v in saved_group.items() if k != "params"})
-        self.step_count = int(state["step"])
+        for arena, counts in self.steps.items():
+            counts[:] = [int(state["steps"][numbers[id(p)]]) for p in arena.parameters]

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..array import Array
 from ..errors import ShapeError
-from ..ops.optimizer import sgd_step
+from ..ops.optimizer import sgd_momentum_step, sgd_step
 from .optimizer import Groups, Optimizer
 
 
@@ -23,8 +23,6 @@ class SGD(Optimizer):
         nesterov: look ahead along the momentum; needs momentum > 0 and dampening = 0.
     """
 
-    state_names = ("momentum_buffer",)
-
     def __init__(self, params: Groups, lr: float = 1e-3, momentum: float = 0.0, dampening: float = 0.0,
                  weight_decay: float = 0.0, nesterov: bool = False) -> None:
         if nesterov and (momentum <= 0 or dampening != 0):
@@ -32,12 +30,15 @@ class SGD(Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "dampening": dampening,
                                   "weight_decay": weight_decay, "nesterov": nesterov})
 
-    def hyper(self, group: Mapping[str, Any]) -> tuple[float, ...]:
-        # the first step's momentum is the gradient itself, without dampening
-        plain = self.step_count == 1 or not group["momentum"]
-        return (group["lr"], group["momentum"], 0.0 if plain else group["dampening"], group["weight_decay"],
-                1.0 if group["nesterov"] else 0.0, 1.0)
+    def state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if group["momentum"] else ()
+
+    def hyper(self, group: Mapping[str, Any], step: int) -> tuple[float, ...]:
+        momentum = group["momentum"]
+        if not momentum:
+            return group["lr"], group["weight_decay"]
+        new = 1.0 if step == 1 else 1.0 - group["dampening"]  # the first step's momentum is the gradient itself
+        return group["lr"], group["weight_decay"], momentum, new, 1.0 if group["nesterov"] else 0.0
 
     def launch(self, group: Mapping[str, Any], *arrays: Array) -> None:
-        values, gradients, momentum, hyper = arrays
-        sgd_step(values, gradients, momentum, hyper)
+        (sgd_momentum_step if group["momentum"] else sgd_step)(*arrays)
