@@ -11,11 +11,12 @@ import numpy as np
 from . import dtypes, runtime
 from .array import Array, from_numpy
 from .backends.base import Backend
+from .dims import sizes_of
 from .dtypes import DType, as_dtype
 from .errors import DTypeError, ShapeError
 from .ops import create, random as random_ops
 from .random import default_generator
-from .tensor import Number, Tensor, _sizes
+from .tensor import Number, Tensor
 
 DTypeLike = DType | str | None
 
@@ -64,17 +65,17 @@ def full(shape: Sequence[int] | int, value: Number, dtype: DTypeLike = None, bac
 
 
 def zeros(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
-    return full(_sizes(shape), 0, dtype, backend, requires_grad)
+    return full(sizes_of(shape), 0, dtype, backend, requires_grad)
 
 
 def ones(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
-    return full(_sizes(shape), 1, dtype, backend, requires_grad)
+    return full(sizes_of(shape), 1, dtype, backend, requires_grad)
 
 
 def empty(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None) -> Tensor:
     """A tensor of arbitrary values."""
     from .array import empty as empty_array
-    return Tensor(empty_array(_sizes(shape), as_dtype(dtype), _place(backend)))
+    return Tensor(empty_array(sizes_of(shape), as_dtype(dtype), _place(backend)))
 
 
 def full_like(x: Tensor, value: Number, requires_grad: bool = False) -> Tensor:
@@ -113,13 +114,13 @@ def eye(n: int, m: int | None = None, dtype: DTypeLike = "float32", backend: str
 
 def rand(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """Uniform in [0, 1); the same numbers on every backend for one seed."""
-    made = random_ops.uniform(_sizes(shape), as_dtype(dtype), _place(backend), default_generator())
+    made = random_ops.uniform(sizes_of(shape), as_dtype(dtype), _place(backend), default_generator())
     return _finish(made, requires_grad)
 
 
 def randn(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """Standard normal."""
-    made = random_ops.normal(_sizes(shape), as_dtype(dtype), _place(backend), default_generator())
+    made = random_ops.normal(sizes_of(shape), as_dtype(dtype), _place(backend), default_generator())
     return _finish(made, requires_grad)
 
 

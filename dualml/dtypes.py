@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import ml_dtypes
@@ -82,3 +83,12 @@ def promote(*dtypes: DType) -> DType:
     if float16 in dtypes and bfloat16 in dtypes and _RANK[best] == 2:
         return float32
     return best
+
+
+def promote_shaped(operands: Sequence[tuple[DType, int]]) -> DType:
+    """The dtype that (dtype, dimensions) meet in. One without dimensions counts only where it is of a higher kind than
+    those with: a float32 scalar times a float16 matrix is float16, times an int32 matrix float32."""
+    kinds = "bif"
+    whole = [dtype for dtype, ndim in operands if ndim]
+    rank = max((kinds.index(d.kind) for d in whole), default=-1)
+    return promote(*whole, *[d for d, ndim in operands if not ndim and kinds.index(d.kind) > rank])

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import dtypes
+from .dims import normal_dim
 from .errors import DTypeError, ShapeError
 from .ops import attention, cross_entropy as ce, dropout as drop, embedding as emb, layout, matmul, norm
 from .ops.bias_gelu import BiasGelu
 from .random import default_generator
 from .tape import apply
-from .tensor import Number, Tensor, elementwise, normal_dim
+from .tensor import Number, Tensor, elementwise
 
 # ---- elementwise and layout -------------------------------------------------------------------------------------
 
@@ -234,12 +235,17 @@ def l1_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     return _reduced("l1_loss", (x - target).abs(), reduction)
 
 
-def nll_loss(log_probabilities: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """-log p[target], reduced. log_probabilities [N, C], target int32 [N]."""
+def nll_loss(log_probabilities: Tensor, target: Tensor, reduction: str = "mean", ignore_index: int = -100) -> Tensor:
+    """-log p[target], reduced; targets equal to ignore_index count for nothing. log_probabilities [N, C], target int32
+    [N]."""
     classes = log_probabilities.shape[-1]
     from .creation import arange
-    chosen = target.unsqueeze(-1) == arange(classes, backend=target.backend)
-    return _reduced("nll_loss", -log_probabilities.where(chosen, 0.0).sum(-1), reduction)
+    kept = target != ignore_index
+    chosen = (target.unsqueeze(-1) == arange(classes, backend=target.backend)) & kept.unsqueeze(-1)
+    losses = -log_probabilities.where(chosen, 0.0).sum(-1)
+    if reduction == "mean":
+        return losses.sum() / kept.sum()
+    return _reduced("nll_loss", losses, reduction)
 
 
 def binary_cross_entropy_with_logits(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:

@@ -1,4 +1,7 @@
-"""x[key]: integers, slices with steps, None, ..., and one integer tensor. The result is a copy."""
+"""x[key]: integers, slices with steps, None, ..., and one integer tensor, array or list. The result is a copy.
+
+Indices on the host are checked. Those in a tensor are on the device, and to look at them would mean to wait for it: one
+outside [-size, size) gives NaN (0 in integers) and no gradient."""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import numpy as np
 
 from .errors import ShapeError
 from .ops import index_select, layout
+from .ops.elementwise import evaluate
 from .tape import apply
 from .tensor import Tensor
 
@@ -46,11 +50,9 @@ def getitem(x: Tensor, key: Any) -> Tensor:
             continue
         whole = x.shape[axis]
         if isinstance(part, (Tensor, np.ndarray, list)):
-            index = part if isinstance(part, Tensor) else _index_tensor(part, x, axis)
+            index = _from_the_end(part, whole) if isinstance(part, Tensor) else _index_tensor(part, x, axis)
             if gather is not None:
                 raise ShapeError("[getitem] one index tensor at a time is supported, got two.")
-            if index.dtype.kind != "i":
-                raise ShapeError(f"[getitem] an index tensor must be int32, got {index.dtype.name}.")
             gather = (axis, index)
             part = slice(None)
             shape += index.shape
@@ -69,6 +71,14 @@ def getitem(x: Tensor, key: Any) -> Tensor:
         taken = apply(index_select.IndexSelect, taken, index.reshape(-1), dim=axis)
     result: Tensor = taken.reshape(*shape)
     return result
+
+
+def _from_the_end(index: Tensor, whole: int) -> Tensor:
+    """Negative indices as positive ones."""
+    if index.dtype.kind != "i":
+        raise ShapeError(f"[getitem] an index tensor must be int32, got {index.dtype.name}.")
+    operands = {"a": index._array, "b": whole}
+    return Tensor(evaluate("wrap_forward", "select(a, a + b, a < 0)", operands, index.shape, index.dtype))
 
 
 def _index_tensor(values: Any, like: Tensor, axis: int) -> Tensor:

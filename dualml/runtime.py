@@ -142,6 +142,7 @@ def _variant_for(kernel: Kernel, device: DeviceInfo, dims: Mapping[str, Scalar])
     return None
 
 
+_MOST_PROGRAMS = 1024  # compiled forms of one kernel that are kept
 Resolved = tuple[Spec, Any, Callable[[Mapping[str, Scalar]], int]]
 
 
@@ -160,5 +161,7 @@ def specialise(backend: Backend, kernel: Kernel, types: tuple[tuple[str, DType],
             block, code, extra = variant.block or backend.device.subgroup_size, variant.groups, dict(variant.constants)
         spec = Spec(kernel, types, (*constants, *extra.items()), block, width, variant, vectors)
         program = backend.build(spec)
+        if len(kernel.specs) >= _MOST_PROGRAMS:
+            kernel.specs.pop(next(iter(kernel.specs)), None)  # the oldest: ever new sizes must not fill the memory
         found = kernel.specs[key] = (spec, program, lambda d: kernel.group_count(code, {**d, **extra}, block, width))
     return found

@@ -93,11 +93,24 @@ def fill_slot(slot: Array, values: Array) -> None:
     evaluate("clone_forward", "a", {"a": _apart(values, slot)}, slot.shape, slot.dtype, into=slot)
 
 
+def lies_in(array: Array, slot: Array | None) -> bool:
+    """Whether an Array is a slot's memory."""
+    return slot is not None and array.buffer is slot.buffer and array.offset == slot.offset
+
+
+def lend_slot(leaf: Tensor, slot: Array) -> None:
+    """Makes the slot the leaf's gradient, by an Array of its own that _free_slot finds again."""
+    from .tensor import Tensor
+    lent = slot.slot(0, slot.shape)
+    leaf.grad, leaf._lent = Tensor(lent), weakref.ref(lent)
+
+
 def _free_slot(leaf: Tensor) -> Array | None:
-    """The optimizer's slot, about to be overwritten. A former gradient that is still held gets its own copy first."""
+    """The optimizer's slot, about to be overwritten. A former gradient that is still held gets memory of its own."""
     former = leaf._lent() if leaf._lent is not None else None
-    if former is not None and former._array is leaf._slot:
-        former._array = former._array.copy()
+    if former is not None and lies_in(former, leaf._slot):
+        apart = former.copy()
+        former.buffer, former.offset = apart.buffer, apart.offset
     return leaf._slot
 
 
@@ -112,12 +125,11 @@ def accumulate_leaf(leaf: Tensor, gradient: Array, shared: bool = True) -> None:
         if slot is None:
             leaf.grad = Tensor(gradient.copy() if shared else gradient)
             return
-        if gradient.buffer is not slot.buffer or gradient.offset != slot.offset:
+        if not lies_in(gradient, slot):
             _free_slot(leaf)
             fill_slot(slot, gradient)
-        leaf.grad = Tensor(slot)
-        leaf._lent = weakref.ref(leaf.grad)
-    elif slot is not None and present._array is slot:
+        lend_slot(leaf, slot)
+    elif slot is not None and lies_in(present._array, slot):
         add_into(slot, _apart(gradient, slot))
     else:
         leaf.grad = Tensor(_add(present._array, gradient))

@@ -6,58 +6,44 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from . import dtypes, runtime, tape
-from .array import Array, from_numpy
+from .array import Array
+from .dims import Dims, normal_dim, normal_dims, resolved, sizes_of
 from .dtypes import DType, as_dtype
 from .errors import DTypeError, GradientError, ShapeError
 from .ops import cast, index_select, layout, matmul, reduce, softmax, statistics
 from .ops.elementwise import ELEMENTWISE
+from .ops.transfer import Transfer
 from .tape import apply
 
 Number = int | float | bool
 Int: TypeAlias = int  # inside Tensor, int, float and bool are its casts
 Float: TypeAlias = float
 Flag: TypeAlias = bool
-Dims = int | Sequence[int] | None
-
-
-def normal_dim(op: str, dim: int, ndim: int) -> int:
-    """A dimension counted from the front. Raises ShapeError outside [-ndim, ndim)."""
-    if not -max(ndim, 1) <= dim < max(ndim, 1):
-        raise ShapeError(f"[{op}] dim must be in [{-max(ndim, 1)}, {max(ndim, 1) - 1}] for {ndim} dimensions, "
-                         f"got {dim}.")
-    return dim % max(ndim, 1)
-
-
-def normal_dims(op: str, dim: Dims, ndim: int) -> tuple[int, ...]:
-    """Sorted dimensions counted from the front; None is all of them."""
-    if dim is None:
-        return tuple(range(ndim))
-    dims = [normal_dim(op, d, ndim) for d in ([dim] if isinstance(dim, int) else dim)]
-    if len(set(dims)) != len(dims):
-        raise ShapeError(f"[{op}] dim must not repeat a dimension, got {dim}.")
-    return tuple(sorted(d for d in dims if ndim))
 
 
 def unify(op: str, *values: Tensor | Number) -> list[Tensor | Number]:
-    """Operands of one dtype: tensors promote to the widest, Python numbers follow the tensors (a float makes ints
-    float32)."""
+    """Operands of one dtype, by PyTorch's rules: tensors promote to the widest, those without dimensions only to
+    another kind (bool, integer, floating); Python numbers follow the tensors (a float makes ints float32)."""
     tensors = [v for v in values if isinstance(v, Tensor)]
     if not tensors:
         raise DTypeError(f"[{op}] expected at least one tensor, got {values}.")
     for value in values:
         if not isinstance(value, (Tensor, int, float, np.number, np.bool_)):
             raise DTypeError(f"[{op}] operands must be tensors or numbers, got {type(value).__name__}.")
-    dtype = dtypes.promote(*[t.dtype for t in tensors])
+    dtype = dtypes.promote_shaped([(t.dtype, t.ndim) for t in tensors])
     numbers = [v for v in values if not isinstance(v, Tensor)]
     if not dtype.is_floating_point and any(isinstance(v, (float, np.floating)) for v in numbers):
         dtype = dtypes.float32
     if dtype is dtypes.bool_ and any(not isinstance(v, (bool, np.bool_)) for v in numbers):
         dtype = dtypes.int32
+    for number in numbers if dtype is dtypes.int32 else ():
+        if not -2**31 <= number < 2**31:
+            raise DTypeError(f"[{op}] the number {number} does not fit int32. Cast the tensor with .float() first.")
     return [v.to(dtype) if isinstance(v, Tensor) else v for v in values]
 
 
@@ -87,7 +73,7 @@ class Tensor:
         self._node = node
         self._index = index
         self._slot: Array | None = None  # where an optimizer wants the gradient
-        self._lent: weakref.ref[Tensor] | None = None  # the last .grad that lay there
+        self._lent: weakref.ref[Array] | None = None  # the last .grad's Array that lay there
         self.grad: Tensor | None = None
         self.requires_grad = requires_grad
 
@@ -253,9 +239,8 @@ class Tensor:
             backend = runtime.get(target)
             if backend is self._array.backend:
                 return self
-            if self.requires_grad and self._node is not None and tape.is_grad_enabled():
-                raise GradientError("[to] gradients do not cross backends. Detach the tensor, or move leaves only.")
-            return Tensor(from_numpy(self._array.numpy(), self.dtype, backend), self.requires_grad)
+            moved: Tensor = apply(Transfer, self, backend=backend)
+            return moved
         dtype = as_dtype(target)
         if dtype is self.dtype:
             return self
@@ -371,11 +356,19 @@ class Tensor:
 
     def sum(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Sum, dim, keepdim)
     def mean(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Mean, dim, keepdim)
-    def max(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Max, dim, keepdim)
-    def min(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Min, dim, keepdim)
+    def amax(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Max, dim, keepdim)
+    def amin(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Min, dim, keepdim)
     def prod(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Prod, dim, keepdim)
     def any(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Any, dim, keepdim)
     def all(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.All, dim, keepdim)
+
+    def max(self, dim: Int | None = None, keepdim: Flag = False) -> Any:
+        """The largest element; along a dim, (values, indices). Values that tie share the gradient evenly."""
+        return self.amax() if dim is None else Extremes(self.amax(dim, keepdim), self.argmax(dim, keepdim))
+
+    def min(self, dim: Int | None = None, keepdim: Flag = False) -> Any:
+        """The smallest element; along a dim, (values, indices). Values that tie share the gradient evenly."""
+        return self.amin() if dim is None else Extremes(self.amin(dim, keepdim), self.argmin(dim, keepdim))
 
     def argmax(self, dim: Int | None = None, keepdim: Flag = False) -> Tensor:
         return self._reduce(statistics.ArgMax, dim, keepdim)
@@ -416,11 +409,7 @@ class Tensor:
 
     def reshape(self, *shape: Any) -> Tensor:
         """The same elements under another shape; one dimension may be -1."""
-        sizes = _sizes(shape)
-        if -1 in sizes:
-            known = math.prod(s for s in sizes if s != -1)
-            sizes = tuple((self.numel() // known if known else 0) if s == -1 else s for s in sizes)
-        result: Tensor = apply(layout.Reshape, self, shape=sizes)
+        result: Tensor = apply(layout.Reshape, self, shape=resolved("reshape", sizes_of(shape), self.numel()))
         return result
 
     def view(self, *shape: Any) -> Tensor: return self.reshape(*shape)
@@ -441,7 +430,7 @@ class Tensor:
         return self.reshape(*self.shape[:place], 1, *self.shape[place:])
 
     def permute(self, *dims: Any) -> Tensor:
-        axes = tuple(normal_dim("permute", d, self.ndim) for d in _sizes(dims))
+        axes = tuple(normal_dim("permute", d, self.ndim) for d in sizes_of(dims))
         result: Tensor = apply(layout.Permute, self, axes=axes)
         return result
 
@@ -461,7 +450,7 @@ class Tensor:
 
     def expand(self, *sizes: Any) -> Tensor:
         """Broadcast to sizes (-1 keeps one). A copy."""
-        wanted = _sizes(sizes)
+        wanted = sizes_of(sizes)
         padded = (1,) * (len(wanted) - self.ndim) + self.shape
         shape = tuple(p if w == -1 else w for w, p in zip(wanted, padded, strict=True)) if len(padded) == len(wanted) \
             else wanted
@@ -471,11 +460,11 @@ class Tensor:
     def broadcast_to(self, shape: Sequence[Int]) -> Tensor: return self.expand(*shape)
 
     def repeat(self, *sizes: Any) -> Tensor:
-        result: Tensor = apply(layout.Repeat, self, sizes=_sizes(sizes))
+        result: Tensor = apply(layout.Repeat, self, sizes=sizes_of(sizes))
         return result
 
     def flip(self, *dims: Any) -> Tensor:
-        result: Tensor = apply(layout.Flip, self, dims=normal_dims("flip", _sizes(dims), self.ndim))
+        result: Tensor = apply(layout.Flip, self, dims=normal_dims("flip", sizes_of(dims), self.ndim))
         return result
 
     def tril(self, diagonal: Int = 0) -> Tensor:
@@ -520,10 +509,11 @@ class Tensor:
         return getitem(self, key)
 
 
-def _sizes(given: tuple[Any, ...]) -> tuple[int, ...]:
-    """The two spellings of sizes: f(2, 3) and f((2, 3))."""
-    first = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
-    return tuple(int(s) for s in first)
+class Extremes(NamedTuple):
+    """What max and min along a dimension return."""
+
+    values: Tensor
+    indices: Tensor
 
 
 def _floating(op: str, *values: Tensor | Number) -> list[Tensor | Number]:

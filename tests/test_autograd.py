@@ -10,6 +10,7 @@ import pytest
 import dualml as dm
 from dualml import nn, runtime
 from dualml.errors import BackendError, DTypeError, GradientError, ShapeError
+from dualml.tape import lies_in
 
 
 def _leaf(*values: float, **kwargs: object) -> dm.Tensor:
@@ -35,10 +36,10 @@ def test_gradients_accumulate_in_an_arena(backend: str) -> None:
     slots = [p._slot for p in layer.parameters()]
     x = dm.ones(4, 3)
     layer(x).sum().backward()
-    assert [p.grad._array for p in layer.parameters()] == slots
+    assert all(lies_in(p.grad._array, slot) for p, slot in zip(layer.parameters(), slots, strict=True))
     first = [p.grad.numpy() for p in layer.parameters()]
     layer(x).sum().backward()
-    assert [p.grad._array for p in layer.parameters()] == slots
+    assert all(lies_in(p.grad._array, slot) for p, slot in zip(layer.parameters(), slots, strict=True))
     for p, before in zip(layer.parameters(), first, strict=True):
         np.testing.assert_array_equal(p.grad.numpy(), 2 * before)
 
@@ -175,15 +176,13 @@ def test_numpy_of_what_has_a_gradient(cpu: None) -> None:
         _leaf(1.0).numpy()
 
 
-def test_gradients_do_not_cross_backends(cpu: None) -> None:
+def test_one_op_is_on_one_backend(cpu: None) -> None:
     if "webgpu" not in runtime.backend_names():
         pytest.skip("needs a second backend")
     x = _leaf(1.0)
     there = dm.ones(1, backend="webgpu")
     with pytest.raises(BackendError, match="all tensors must be on one backend, got cpu and webgpu"):
         x + there
-    with pytest.raises(GradientError, match="gradients do not cross backends"):
-        (x * 2).to("webgpu")
     with pytest.raises(BackendError, match="gradient must be on cpu, got webgpu"):
         (x * 2).backward(there)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dualml as dm
 from dualml import runtime
 from dualml.array import empty, from_numpy, run
 from dualml.backends.sources import folder
@@ -123,3 +124,12 @@ def test_vectors_where_the_last_dimension_divides_by_four() -> None:
     assert made.vectors({"N": 4, "Q": 8, "S": 3}) == (frozenset("Q"), 1)
     together = make_kernel(_double, "x[N,Q] y[S] -> out[N,Q]", name="v", groups="N", vector="Q S")
     assert together.vectors({"N": 4, "Q": 8, "S": 3}) == (frozenset(), 1)
+
+
+def test_programs_of_ever_new_sizes_are_let_go(cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_MOST_PROGRAMS", 4)
+    for size in range(2, 12):
+        assert (dm.ones(3, size) + dm.ones(3, 1)).sum().item() == 6 * size
+        assert dm.ones(5, size)[::2].sum().item() == 3 * size
+    from dualml.ops.strided import strided_copy
+    assert len(strided_copy.specs) <= 4

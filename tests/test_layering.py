@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1] / "dualml"
 # From the ground up. A module may import from lower lines, and from its own package; on one line, only the latter.
 LAYERS = (
     "errors config",
-    "dtypes",
+    "dtypes dims",
     "kernel",
     "backends",
     "runtime",

@@ -166,8 +166,8 @@ def test_optimizer_over_ten_steps(name: str, backend: str) -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_gradient_that_comes_late(name: str, backend: str) -> None:
     """Steps are counted by parameter: bias correction and first momentum begin with its first gradient."""
-    ours = [nn.Parameter(dm.tensor([1.0, -2.0])), nn.Parameter(dm.tensor([0.5, 3.0, 1.5])), nn.Parameter(dm.tensor([4.0]))]
-    theirs = [torch.nn.Parameter(torch.tensor(p.tolist())) for p in ours]
+    values = [1.0, -2.0], [0.5, 3.0, 1.5], [4.0]
+    ours, theirs = [nn.Parameter(dm.tensor(v)) for v in values], [torch.nn.Parameter(torch.tensor(v)) for v in values]
     make, make_there = OPTIMIZERS[name]
     here, there = make(ours), make_there(theirs)
     for step in range(6):

@@ -9,6 +9,8 @@ from ..errors import ShapeError
 from ..tape import no_grad
 from ..tensor import Tensor
 
+_MOST_DRAWS = 1000  # of trunc_normal_
+
 
 def _fans(op: str, x: Tensor) -> tuple[int, int]:
     """Inputs and outputs of a weight [out, in, ...]."""
@@ -62,8 +64,14 @@ def kaiming_normal_(x: Tensor, a: float = 0.0) -> Tensor:
 
 
 def trunc_normal_(x: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Tensor:
-    """Normal values limited to [a, b]: those outside are clamped onto the bounds' side by redrawing once."""
+    """Normal values of [a, b]: those outside are drawn again. Waits for the device. Raises ShapeError for bounds so
+    far out that no draw falls between them."""
     with no_grad():
-        first, second = (creation.randn_like(x) * std + mean for _ in range(2))
-        outside = (first < a) | (first > b)
-        return x.copy_(second.where(outside, first).clamp(a, b))
+        drawn = creation.randn_like(x) * std + mean
+        for _ in range(_MOST_DRAWS):
+            outside = (drawn < a) | (drawn > b)
+            if not outside.any():
+                return x.copy_(drawn)
+            drawn = (creation.randn_like(x) * std + mean).where(outside, drawn)
+    raise ShapeError(f"[trunc_normal_] a and b must enclose some normal values of mean {mean} and std {std}, got {a} "
+                     f"and {b}.")

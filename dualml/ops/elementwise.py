@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -192,7 +192,7 @@ def _reference(expression: str, operands: tuple[Operand, ...], inner: Shape) -> 
     return reference
 
 
-@cache
+@lru_cache(4096)
 def expression_kernel(name: str, expression: str, operands: tuple[Operand, ...], inner: Shape, result: str) -> Kernel:
     """The kernel of an expression; one source template, `elementwise`, serves them all. `inner` are the collapsed
     output sizes but the outermost. Four elements go at a time where N, and the innermost size, divide by 4."""

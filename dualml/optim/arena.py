@@ -16,8 +16,7 @@ from ..dtypes import DType
 from ..errors import BackendError, GradientError
 from ..nn.module import Parameter
 from ..ops.create import fill
-from ..tape import fill_slot
-from ..tensor import Tensor
+from ..tape import fill_slot, lend_slot, lies_in
 
 _BY_GRADIENT: weakref.WeakKeyDictionary[Buffer, Arena] = weakref.WeakKeyDictionary()
 
@@ -65,14 +64,13 @@ class Arena:
     def _take(parameter: Parameter, slot: Array) -> None:
         """Makes a gradient from elsewhere lie in its slot."""
         found = parameter.grad
-        if found is None or found._array is slot:
+        if found is None or lies_in(found._array, slot):
             return
         if (found.shape, found.dtype, found.backend) != (parameter.shape, parameter.dtype, parameter.backend):
             raise GradientError(f"[optimizer] grad must be {parameter.dtype.name} of shape {parameter.shape} on "
                                 f"{parameter.backend}, got {found.dtype.name} of {found.shape} on {found.backend}.")
         fill_slot(slot, found._array)
-        parameter.grad = Tensor(slot)
-        parameter._lent = weakref.ref(parameter.grad)
+        lend_slot(parameter, slot)
 
     def stretches(self, steps: list[int]) -> list[tuple[int, int, int]]:
         """(start, stop, step) of neighbours that have gradients and are in the same step, which is counted here in
@@ -121,7 +119,7 @@ def gradient_arrays(parameters: Iterable[Parameter]) -> list[Array]:
         if parameter.grad is None:
             continue
         slot = parameter._slot
-        arena = _BY_GRADIENT.get(slot.buffer) if slot is not None and parameter.grad._array is slot else None
+        arena = _BY_GRADIENT.get(slot.buffer) if slot is not None and lies_in(parameter.grad._array, slot) else None
         if arena is None:
             arrays.append(parameter.grad._array)
         else:
