@@ -17,6 +17,7 @@ from ..errors import OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
 from .base import Backend, Binding, Buffer
 from .blas import Threads
+from .malloc import keep_freed_memory
 
 _ALIGN = 64
 Bytes = np.ndarray
@@ -51,6 +52,7 @@ class CpuBackend(Backend):
     dtypes = frozenset(dtypes.ALL)
 
     def __init__(self) -> None:
+        keep_freed_memory()
         self.in_use = self.peak = 0
         self.threads = Threads()
         self.device = DeviceInfo("cpu", platform.processor() or platform.machine(), f"NumPy {np.__version__}",
