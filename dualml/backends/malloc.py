@@ -1,5 +1,5 @@
-"""The C allocator's habits under NumPy. glibc gives freed blocks of megabytes back to the system, which then has to clear
-their pages anew for the next step: 4,300 page faults, a tenth of a small GPT's training step."""
+"""The C allocator's habits under NumPy. glibc gives freed blocks of megabytes back to the system, which then has to
+clear their pages anew for the next step: 4,300 page faults, a tenth of a small GPT's training step."""
 
 from __future__ import annotations
 
