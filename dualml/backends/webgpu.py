@@ -125,12 +125,12 @@ class WebGpuBackend(Backend):
         for attempt in (0, 1):
             try:
                 return self.gpu.create_buffer(size=size, usage=self._usage)
-            except _wgpu().GPUOutOfMemoryError:
+            except Exception as error:
+                if not _out_of_memory(error):
+                    raise _translate(error) from error
                 if attempt or not self.pooled:
                     break
                 self.trim()
-            except Exception as error:
-                raise _translate(error) from error
         raise OutOfMemoryError(f"[alloc] {self.device.name} has no {size / 2**20:.1f} MiB left; "
                                f"{self.in_use / 2**20:.0f} MiB are in use. Use a smaller batch or model.")
 
@@ -263,7 +263,7 @@ class WebGpuBackend(Backend):
     def _fence(self) -> Any:
         """wgpu-py's own wait raises TypeError in 0.32; reading a few bytes waits for all work before it too."""
         if not hasattr(self, "_fence_buffer"):
-            self._fence_buffer = self.gpu.create_buffer(size=4, usage=self._usage)
+            self._fence_buffer = self._guard(self.gpu.create_buffer, size=4, usage=self._usage)
         return self._fence_buffer
 
     def _guard(self, call: Any, *args: Any, **named: Any) -> Any:
@@ -273,13 +273,19 @@ class WebGpuBackend(Backend):
             raise _translate(error) from error
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """wgpu-native reports some of them as validation errors."""
+    return isinstance(error, _wgpu().GPUOutOfMemoryError) or "not enough memory" in str(error).lower()
+
+
 def _translate(error: Exception) -> BackendError:
     text = str(error)
+    cause = text.strip().splitlines()[-1].strip() if text.strip() else type(error).__name__
     if "lost" in text.lower():
-        return DeviceLostError(f"[webgpu] the device was lost ({text.splitlines()[0]}). Start again from the last "
+        return DeviceLostError(f"[webgpu] the device was lost ({cause}). Start again from the last "
                                "checkpoint; a smaller batch keeps single launches below the driver's watchdog.")
-    if isinstance(error, _wgpu().GPUOutOfMemoryError):
-        return OutOfMemoryError(f"[webgpu] out of memory: {text.splitlines()[0]} Use a smaller batch or model.")
+    if _out_of_memory(error):
+        return OutOfMemoryError(f"[webgpu] out of memory: {cause} Use a smaller batch or model.")
     return BackendError(f"[webgpu] {text}")
 
 
