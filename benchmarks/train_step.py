@@ -95,7 +95,7 @@ def _default_backends() -> str:
     for name in ("cpu", "webgpu", "cuda"):
         try:
             runtime.get(name)
-            found.append(name)
+            found += [name, f"{name}+capture"]
         except errors.BackendError as error:
             print(f"{name}: {error}")
     return ",".join(found)
@@ -169,7 +169,7 @@ def show(config: str, sizes: dict[str, int], figures: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=[*CONFIGS, "both"], default="small")
-    parser.add_argument("--backends", help="comma-separated; default: all that are here")
+    parser.add_argument("--backends", help="comma-separated, each also as NAME+capture; default: all that are here")
     parser.add_argument("--batch", type=int, help="instead of the configuration's own")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each contestant in a round, about")

@@ -6,7 +6,7 @@
     dm.nn.functional.layer_norm(x, (8,)).sum().backward()
 """
 
-from . import autograd, debug, errors, functional, nn, optim, random
+from . import amp, autograd, debug, errors, functional, nn, optim, random
 from .autograd import checkpoint, enable_grad, grad, gradcheck, is_grad_enabled, no_grad
 from .creation import (
     arange,
@@ -30,6 +30,7 @@ from .creation import (
 )
 from .dtypes import DType, bfloat16, bool_, float16, float32, float64, int32
 from .functional import cat, maximum, minimum, stack, where
+from .programs import capture
 from .random import manual_seed
 from .runtime import get_backend, set_backend, use_backend
 from .tensor import Tensor
@@ -38,10 +39,10 @@ __version__ = "0.1.0"
 bool = bool_  # as in PyTorch: dm.bool names the dtype
 
 __all__ = [
-    "DType", "Tensor", "arange", "autograd", "bfloat16", "bool", "bool_", "cat", "checkpoint", "debug", "empty",
-    "enable_grad", "errors", "eye", "float16", "float32", "float64", "from_dlpack", "full", "full_like",
-    "functional", "get_backend", "grad", "gradcheck", "int32", "is_grad_enabled", "linspace", "manual_seed",
-    "maximum", "minimum", "nn", "no_grad", "ones", "ones_like", "optim", "rand", "rand_like", "randint", "randn",
-    "randn_like", "random", "randperm", "set_backend", "stack", "tensor", "use_backend", "where", "zeros",
+    "DType", "Tensor", "amp", "arange", "autograd", "bfloat16", "bool", "bool_", "capture", "cat", "checkpoint",
+    "debug", "empty", "enable_grad", "errors", "eye", "float16", "float32", "float64", "from_dlpack", "full",
+    "full_like", "functional", "get_backend", "grad", "gradcheck", "int32", "is_grad_enabled", "linspace",
+    "manual_seed", "maximum", "minimum", "nn", "no_grad", "ones", "ones_like", "optim", "rand", "rand_like", "randint",
+    "randn", "randn_like", "random", "randperm", "set_backend", "stack", "tensor", "use_backend", "where", "zeros",
     "zeros_like",
 ]

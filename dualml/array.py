@@ -66,7 +66,9 @@ class Array:
 
     def numpy(self) -> np.ndarray:
         """A fresh NumPy array with the values, after everything launched so far."""
-        stored = self.backend.storage(self.dtype)
+        stored, seen = self.backend.storage(self.dtype), runtime.recorder()
+        if seen is not None:
+            seen.read(self.buffer)
         flat = self.backend.read(self.buffer, self.offset * stored.itemsize, stored, self.size)
         return flat.astype(self.dtype.host, copy=False).reshape(self.shape)
 
@@ -78,15 +80,20 @@ class Array:
             raise ShapeError(f"[write] expected {self.size} values for shape {self.shape}, got {data.shape}.")
         if self.size:
             self.backend.write(self.buffer, self.offset * stored.itemsize, data.reshape(-1))
+            seen = runtime.recorder()
+            if seen is not None:
+                seen.written(self.buffer, self.offset * stored.itemsize, data)
         self.buffer.version += 1
 
     def copy_from(self, other: Array) -> None:
         """Replaces the content by another Array's of the same size, dtype and backend."""
         if (other.size, other.dtype, other.backend) != (self.size, self.dtype, self.backend):
             raise ShapeError(f"[copy] expected {self.size} values like {self}, got {other}.")
-        itemsize = self.backend.storage(self.dtype).itemsize
-        if self.nbytes:
-            self.backend.copy(other.buffer, other.offset * itemsize, self.buffer, self.offset * itemsize, self.nbytes)
+        source, target, seen = other.binding(), self.binding(), runtime.recorder()
+        if target.nbytes:
+            self.backend.copy(other.buffer, source.offset, self.buffer, target.offset, target.nbytes)
+            if seen is not None:
+                seen.copied(source, target)
         self.buffer.version += 1
 
     def copy(self) -> Array:
@@ -103,7 +110,10 @@ def empty(shape: Shape, dtype: DType = float32, backend: Backend | None = None) 
     """An Array of arbitrary content."""
     backend = backend or runtime.current()
     backend.check_dtype("empty", dtype)
-    return Array(backend.alloc(math.prod(shape) * backend.storage(dtype).itemsize), tuple(shape), dtype)
+    buffer, seen = backend.alloc(math.prod(shape) * backend.storage(dtype).itemsize), runtime.recorder()
+    if seen is not None:
+        seen.allocated(buffer)
+    return Array(buffer, tuple(shape), dtype)
 
 
 def from_numpy(values: Any, dtype: DType | None = None, backend: Backend | None = None) -> Array:

@@ -39,6 +39,10 @@ class KernelError(DualmlError, RuntimeError):
     """A kernel whose declaration and sources disagree, or whose source does not compile."""
 
 
+class CaptureError(DualmlError, RuntimeError):
+    """A step that cannot be replayed: it reads from the device, or does something else at every call."""
+
+
 class DataError(DualmlError, ValueError):
     """A text, tokenizer or data set that cannot be used as it is."""
 

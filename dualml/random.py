@@ -38,6 +38,13 @@ class Generator:
         self.offset = 0
         self._states = {}  # new Arrays from here on: graphs recorded before keep theirs
 
+    def rebase(self) -> None:
+        """Moves the base to where the stream stands, in the state Arrays that captured programs read."""
+        if self.offset:
+            self.base, self.offset = self.position, 0
+            for state in self._states.values():
+                state.write(self.words())
+
     @property
     def position(self) -> int:
         """Counters used so far."""

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .backends.base import Backend, Binding
+from .backends.base import Backend, Binding, Buffer
 from .config import config
 from .dtypes import DType
 from .errors import BackendError
@@ -133,6 +133,52 @@ def launch(record: Launch) -> None:
     record.backend.launch(record.program, record.bindings, record.params, record.groups)
     for hook in hooks:
         hook.after(record)
+    seen = _recorder.get()
+    if seen is not None:
+        seen.launched(record)
+
+
+# ---- recording ----------------------------------------------------------------------------------------------------
+
+class Recorder(Protocol):
+    """What is told of everything that a thread does to devices while it records."""
+
+    def launched(self, record: Launch) -> None: ...
+    def allocated(self, buffer: Buffer) -> None: ...
+    def written(self, buffer: Buffer, offset: int, data: Any) -> None: ...
+    def copied(self, source: Binding, target: Binding) -> None: ...
+    def read(self, buffer: Buffer) -> None: ...
+    def acted(self, action: Callable[[], None]) -> None: ...
+
+
+_recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+
+
+def recorder() -> Recorder | None:
+    """The recording under way in this thread, if any."""
+    return _recorder.get()
+
+
+@contextmanager
+def recorded_by(seen: Recorder) -> Iterator[None]:
+    token = _recorder.set(seen)
+    try:
+        yield
+    finally:
+        _recorder.reset(token)
+
+
+def replayed(action: Callable[[], None]) -> None:
+    """Does host work that belongs to a step, such as writing its learning rate to the device: now, and again before
+    every replay of the step if it is being captured."""
+    seen = _recorder.get()
+    if seen is None:
+        action()
+    else:
+        seen.acted(action)
+
+
+# ---- kernels' programs --------------------------------------------------------------------------------------------
 
 
 def _variant_for(kernel: Kernel, device: DeviceInfo, dims: Mapping[str, Scalar]) -> Any:

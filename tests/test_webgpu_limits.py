@@ -3,6 +3,7 @@ no memory left, a device that is gone. The last two end a device, so they run in
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from typing import Any
@@ -51,6 +52,18 @@ def test_a_tensor_above_the_binding_limit() -> None:
         empty((limit // 4 + 1,), dm.float32, runtime.get("webgpu"))
     with dm.use_backend("webgpu"), pytest.raises(LimitError, match="Use a smaller batch or split the tensor"):
         dm.ones(limit // 8, 1) + dm.ones(1, 4)
+
+
+def test_memory_of_tensors_in_a_cycle_is_used_again() -> None:
+    """The garbage collector ends all objects of a cycle, but the pool must get living memory from it."""
+    with dm.use_backend("webgpu"):
+        for size in range(1, 40):
+            cycle: list[Any] = [dm.tensor([0.0] * (size * 1000))]
+            cycle.append(cycle)
+        del cycle
+        gc.collect()
+        again = [dm.full((size * 1000,), float(size)) for size in range(1, 40)]
+        assert [(x * 2).sum().item() for x in again] == [2000.0 * size * size for size in range(1, 40)]
 
 
 GONE = """

@@ -1,4 +1,4 @@
-"""A GPT training step with dualml."""
+"""A GPT training step with dualml. "+capture" behind the backend's name replays it."""
 
 import common
 import numpy as np
@@ -9,7 +9,8 @@ from dualml.train import recipe
 from dualml.train.trainer import make_optimizer
 
 a = common.arguments()
-dm.set_backend(a.backend)
+backend, _, captured = a.backend.partition("+")
+dm.set_backend(backend)
 dm.manual_seed(0)
 model = GPT(GPTConfig(a.vocab, a.context, a.layers, a.heads, a.width, head_bias=bool(a.head_bias)))
 optimizer = make_optimizer(model, recipe("gpt-nano", lr=3e-4))
@@ -17,12 +18,15 @@ rng = np.random.default_rng(0)
 x, y = (dm.tensor(rng.integers(0, a.vocab, (a.batch, a.context)), dtype="int32") for _ in range(2))
 
 
-def step() -> float:
+def train() -> dm.Tensor:
     _, loss = model(x, y)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    return float(loss.item())
+    return loss
 
 
-common.serve(f"dualml {dm.__version__}, {a.backend}", model.num_parameters(), step)
+if captured:
+    train = dm.capture(train)
+name = f"{backend}, captured" if captured else backend
+common.serve(f"dualml {dm.__version__}, {name}", model.num_parameters(), lambda: float(train().item()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,13 +43,29 @@ class Binding:
         self.nbytes = nbytes
 
 
+class Frozen:
+    """One launch of a program that will be replayed, or a copy from its first binding to its second where `program` is
+    None. `released`: temporaries that nothing reads after it."""
+
+    __slots__ = ("bindings", "groups", "params", "program", "released")
+
+    def __init__(self, program: Any, bindings: Sequence[Binding], params: bytes, groups: int,
+                 released: Sequence[Buffer] = ()) -> None:
+        self.program = program
+        self.bindings = bindings
+        self.params = params
+        self.groups = groups
+        self.released = released
+
+
 class Backend(ABC):
     """Offsets and sizes are in bytes. All work is in order: a read sees every launch before it."""
 
     name: str
     device: DeviceInfo
     dtypes: frozenset[DType]
-    alignment: int = 256  # of a view's offset into a buffer
+    alignment: int = 256   # of a view's offset into a buffer
+    packs: bool = True     # whether a program's temporaries share buffers; not where results bring their own memory
 
     def storage(self, dtype: DType) -> np.dtype:
         """The NumPy dtype of the bytes this backend keeps for a dtype."""
@@ -87,6 +103,19 @@ class Backend(ABC):
     @abstractmethod
     def launch(self, program: Any, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
         """Enqueues one kernel. `bindings` are in the kernel's argument order."""
+
+    def freeze(self, launches: Sequence[Frozen]) -> Callable[[], None]:
+        """A function that enqueues the launches, in order, each time it is called."""
+        def replay() -> None:
+            for one in launches:
+                if one.program is None:
+                    self._copy_bound(*one.bindings)
+                else:
+                    self.launch(one.program, one.bindings, one.params, one.groups)
+        return replay
+
+    def _copy_bound(self, source: Binding, target: Binding) -> None:
+        self.copy(source.buffer, source.offset, target.buffer, target.offset, target.nbytes)
 
     @abstractmethod
     def synchronize(self) -> None:

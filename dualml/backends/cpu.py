@@ -15,7 +15,7 @@ from .. import dtypes
 from ..dtypes import DType
 from ..errors import OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
-from .base import Backend, Binding, Buffer
+from .base import Backend, Binding, Buffer, Frozen
 from .blas import Threads
 from .malloc import keep_freed_memory
 
@@ -50,6 +50,7 @@ class _Memory:
 class CpuBackend(Backend):
     name = "cpu"
     dtypes = frozenset(dtypes.ALL)
+    packs = False
 
     def __init__(self) -> None:
         keep_freed_memory()
@@ -90,6 +91,17 @@ class CpuBackend(Backend):
     def launch(self, program: Any, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
         self.threads.refresh()
         program(self, bindings, params)
+
+    def freeze(self, launches: Sequence[Frozen]) -> Callable[[], None]:
+        def replay() -> None:
+            for one in launches:
+                if one.program is None:
+                    self._copy_bound(*one.bindings)
+                else:
+                    self.launch(one.program, one.bindings, one.params, one.groups)
+                for buffer in one.released:
+                    buffer.handle.array = None
+        return replay
 
     def synchronize(self) -> None:
         pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ from .. import dtypes
 from ..config import config
 from ..errors import BackendError, DeviceLostError, KernelError, LimitError, OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
-from .base import Backend, Binding, Buffer
+from .base import Backend, Binding, Buffer, Frozen
 from .sources import wgsl_source
+from .webgpu_replay import SLOT, Replay
 
 # The browser's default limits: what runs here runs there (WebGPU specification, section 3.6.2).
 BROWSER_LIMITS = {
@@ -32,7 +33,6 @@ BROWSER_LIMITS = {
     "max-compute-workgroups-per-dimension": 65535,
 }
 _FEATURES = ("shader-f16", "subgroup", "timestamp-query")
-_SLOT = 256        # bytes between two launches' uniforms: WebGPU's largest minimal offset alignment
 _BATCH = 128       # launches encoded into one submit
 _POOL_LIMIT = 1 << 30
 
@@ -64,11 +64,13 @@ class WebGpuBackend(Backend):
         self.limits = limits
         info = adapter.info
         self._pool: dict[int, list[Any]] = {}
+        self._lent: dict[int, Any] = {}  # handles of living buffers, for the collector's sake: it would release the
+        #                                  handle of a buffer in a cycle, which `free` has just put into the pool
         self._groups: dict[Any, Any] = {}
         self._lock = threading.RLock()  # launches of several threads share the batch
         self._pending: list[tuple[_Program, Any, int, int]] = []
         self._touched: set[int] = set()
-        self._params = bytearray(_SLOT * _BATCH)
+        self._params = bytearray(SLOT * _BATCH)
         self.in_use = self.peak = self.pooled = self.submits = 0
         usage = _wgpu().BufferUsage
         self._usage = usage.STORAGE | usage.COPY_SRC | usage.COPY_DST
@@ -117,6 +119,7 @@ class WebGpuBackend(Backend):
                 self.pooled -= size
             else:
                 handle = self._create(size)
+            self._lent[id(handle)] = handle
             self.in_use += size
             self.peak = max(self.peak, self.in_use)
         return Buffer(self, handle, nbytes)
@@ -138,6 +141,7 @@ class WebGpuBackend(Backend):
         size = _size_class(nbytes)
         with self._lock:  # nothing more: the collector may call this in the middle of a launch
             self.in_use -= size
+            del self._lent[id(handle)]
             self._pool.setdefault(size, []).append(handle)
             self.pooled += size
 
@@ -207,7 +211,7 @@ class WebGpuBackend(Backend):
 
     def launch(self, program: Any, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
         with self._lock:
-            slot = len(self._pending) * _SLOT
+            slot = len(self._pending) * SLOT
             self._params[slot:slot + len(params)] = params
             self._pending.append((program, self._bind_group(program, bindings), slot, groups))
             for bound in bindings:
@@ -221,16 +225,33 @@ class WebGpuBackend(Backend):
         if found is None:
             if len(self._groups) > 20000:
                 self._groups.clear()
-            entries = [{"binding": i, "resource": {"buffer": b.buffer.handle, "offset": b.offset,
-                                                   "size": max(16, -(-b.nbytes // 16) * 16)}}
-                       for i, b in enumerate(bindings)]
-            entries.append({"binding": len(bindings),
-                            "resource": {"buffer": self._uniforms, "offset": 0, "size": _SLOT}})
             # the bindings' handles are kept beside the group: an id in the key must not be taken over by a new object
-            found = self._guard(self.gpu.create_bind_group, layout=program.layout, entries=entries)
+            found = self.make_bind_group(program, bindings, self._uniforms)
             self._groups[key] = (found, [b.buffer.handle for b in bindings])
             return found
         return found[0]
+
+    def make_bind_group(self, program: _Program, bindings: Sequence[Binding], uniforms: Any) -> Any:
+        entries = [{"binding": i, "resource": {"buffer": b.buffer.handle, "offset": b.offset,
+                                               "size": max(16, -(-b.nbytes // 16) * 16)}}
+                   for i, b in enumerate(bindings)]
+        entries.append({"binding": len(bindings), "resource": {"buffer": uniforms, "offset": 0, "size": SLOT}})
+        return self._guard(self.gpu.create_bind_group, layout=program.layout, entries=entries)
+
+    def freeze(self, launches: Sequence[Frozen]) -> Callable[[], None]:
+        frozen = self._guard(Replay, self, launches, _wgpu().BufferUsage.UNIFORM)
+
+        def replay() -> None:
+            with self._lock:
+                self._flush()
+                self._guard(frozen)
+                self.submits += 1
+        return replay
+
+    def folded(self, groups: int) -> tuple[int, int]:
+        """Columns and rows of so many workgroups: kernels count theirs as x + y * (number in x)."""
+        rows = -(-groups // self.limits["max-compute-workgroups-per-dimension"])
+        return -(-groups // rows), rows
 
     def _flush(self) -> None:
         if self._pending:
@@ -240,18 +261,16 @@ class WebGpuBackend(Backend):
             self.submits += 1
 
     def _submit(self, pending: list[tuple[_Program, Any, int, int]]) -> None:
-        self.gpu.queue.write_buffer(self._uniforms, 0, self._params, 0, len(pending) * _SLOT)
+        self.gpu.queue.write_buffer(self._uniforms, 0, self._params, 0, len(pending) * SLOT)
         encoder = self.gpu.create_command_encoder()
         scope = encoder.begin_compute_pass()
-        widest = self.limits["max-compute-workgroups-per-dimension"]
         last = None
         for program, group, slot, groups in pending:
             if program is not last:
                 scope.set_pipeline(program.pipeline)
                 last = program
             scope.set_bind_group(0, group, [slot])
-            rows = -(-groups // widest)  # folded: kernels count their workgroup as x + y * (number in x)
-            scope.dispatch_workgroups(-(-groups // rows), rows)
+            scope.dispatch_workgroups(*self.folded(groups))
         scope.end()
         self.gpu.queue.submit([encoder.finish()])
 

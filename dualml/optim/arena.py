@@ -72,17 +72,18 @@ class Arena:
         fill_slot(slot, found._array)
         lend_slot(parameter, slot)
 
-    def stretches(self, steps: list[int]) -> list[tuple[int, int, int]]:
-        """(start, stop, step) of neighbours that have gradients and are in the same step, which is counted here in
-        `steps` by parameter: as a rule one, the whole arena."""
-        found: list[tuple[int, int, int]] = []
+    def stretches(self, steps: Sequence[int]) -> list[tuple[int, int, range]]:
+        """(start, stop, parameters) of neighbours that have gradients and took as many steps so far (`steps`, by
+        parameter): as a rule one, the whole arena."""
+        found: list[tuple[int, int, range]] = []
         for index, (start, stop) in enumerate(zip(self.starts, [*self.starts[1:], self.size], strict=True)):
             if not self._gather(index):
                 continue
-            steps[index] += 1
-            if found and found[-1][1:] == (start, steps[index]):
-                start = found.pop()[0]
-            found.append((start, stop, steps[index]))
+            first = index
+            if found and found[-1][1] == start and steps[found[-1][2].start] == steps[index]:
+                start, _, members = found.pop()
+                first = members.start
+            found.append((start, stop, range(first, index + 1)))
         return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ..array import Array, from_numpy
 from ..dtypes import DType, float32, float64
 from ..errors import ShapeError
 from ..nn.module import Parameter
+from ..runtime import replayed
 from ..tensor import Tensor
 from .arena import Arena, make_arenas
 
@@ -39,6 +41,7 @@ class Optimizer:
         self.arenas: list[list[Arena]] = [make_arenas(g["params"]) for g in self.param_groups]
         self.steps = {arena: [0] * len(arena.parameters) for group in self.arenas for arena in group}
         self.state: dict[Arena, dict[str, Array]] = {arena: {} for arena in self.steps}
+        self._unscaled = {arena: from_numpy(np.ones(1), _state_dtype(arena), arena.backend) for arena in self.steps}
         self._device: dict[tuple[Arena, int], tuple[tuple[float, ...], Array]] = {}
         for group, arenas in zip(self.param_groups, self.arenas, strict=True):
             for arena in arenas:
@@ -61,18 +64,32 @@ class Optimizer:
 
         Args:
             scale: one float32 on the device that gradients are multiplied by; 0 leaves parameters and state as they
-                are. Steps are counted either way.
+                are. Steps are counted either way (see uncount).
         """
         for group, arenas in zip(self.param_groups, self.arenas, strict=True):
             for arena in arenas:
                 state = self._state_of(group, arena)
-                factor = self._on_device(arena, -1, (1.0,)) if scale is None else scale._array.reshape(1)
-                for number, (start, stop, step) in enumerate(arena.stretches(self.steps[arena])):
+                factor = self._unscaled[arena] if scale is None else scale._array.reshape(1)
+                for number, (start, stop, members) in enumerate(arena.stretches(self.steps[arena])):
+                    replayed(partial(self._advance, group, arena, number, members))
                     flat = [array.slot(start, (stop - start,)) for array in (arena.values, arena.gradients, *state)]
-                    self.launch(group, *flat, self._on_device(arena, number, self.hyper(group, step)), factor)
+                    self.launch(group, *flat, self._device[arena, number][1], factor)
 
-    def _on_device(self, arena: Arena, number: int, values: tuple[float, ...]) -> Array:
-        """Numbers of a step in a device buffer, so that a recorded step sees new ones without new launches."""
+    def _advance(self, group: Mapping[str, Any], arena: Arena, number: int, members: range) -> None:
+        """Counts a step of neighbours in the arena and writes its numbers to the device."""
+        counts = self.steps[arena]
+        for index in members:
+            counts[index] += 1
+        self._on_device(arena, number, self.hyper(group, counts[members[0]]))
+
+    def uncount(self) -> None:
+        """Takes back the count of the step just done, whose scale was 0. Call it before zero_grad."""
+        for arena, counts in self.steps.items():
+            for index, parameter in enumerate(arena.parameters):
+                counts[index] -= parameter.grad is not None
+
+    def _on_device(self, arena: Arena, number: int, values: tuple[float, ...]) -> None:
+        """Puts numbers of a step in a device buffer, so that a recorded step sees new ones without new launches."""
         known = self._device.get((arena, number))
         if known is None or len(known[0]) != len(values):
             array = from_numpy(np.array(values), _state_dtype(arena), arena.backend)
@@ -81,7 +98,6 @@ class Optimizer:
             if known[0] != values:
                 array.write(np.array(values))
         self._device[arena, number] = values, array
-        return array
 
     def state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         """What is kept of each parameter besides its value."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from ..runtime import replayed
 from .optimizer import Optimizer
 
 
@@ -42,6 +43,9 @@ class LRScheduler:
             group["lr"] = self.schedule(self.count)
 
     def step(self) -> None:
+        replayed(self._advance)
+
+    def _advance(self) -> None:
         self.count += 1
         self._set()
 

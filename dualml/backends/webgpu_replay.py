@@ -1,0 +1,66 @@
+"""A frozen list of WebGPU launches: bind groups made once, parameters uploaded once, and encoding by direct calls of
+wgpu-native, without the checks that wgpu-py makes at every call (three calls a launch, ten microseconds each)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .base import Frozen
+
+if TYPE_CHECKING:
+    from .webgpu import WebGpuBackend
+
+SLOT = 256  # bytes of a launch's parameters, the alignment of dynamic offsets
+
+
+class Replay:
+    """Encodes and submits the launches each time it is called. Copies between buffers end one pass and begin another.
+    """
+
+    def __init__(self, backend: WebGpuBackend, launches: Sequence[Frozen], usage: int) -> None:
+        from wgpu.backends.wgpu_native import ffi, lib
+        self.backend, self.launches = backend, list(launches)  # the launches keep their buffers
+        self._calls = (lib.wgpuComputePassEncoderSetPipeline, lib.wgpuComputePassEncoderSetBindGroup,
+                       lib.wgpuComputePassEncoderDispatchWorkgroups)
+        params = bytearray(max(1, len(self.launches)) * SLOT)
+        for index, one in enumerate(self.launches):
+            params[index * SLOT:index * SLOT + len(one.params)] = one.params
+        self._uniforms = backend.gpu.create_buffer_with_data(data=params, usage=usage)
+        self._groups: list[Any] = []
+        self._passes: list[list[tuple[Any, ...]] | Frozen] = []
+        for index, one in enumerate(self.launches):
+            if one.program is None:
+                self._passes.append(one)
+                continue
+            if not self._passes or isinstance(self._passes[-1], Frozen):
+                self._passes.append([])
+            group = backend.make_bind_group(one.program, one.bindings, self._uniforms)
+            self._groups.append(group)
+            offsets = ffi.new("uint32_t[]", [index * SLOT])
+            dispatches = self._passes[-1]
+            assert isinstance(dispatches, list)
+            dispatches.append((one.program.pipeline._internal, group._internal, offsets, *backend.folded(one.groups)))
+
+    def __call__(self) -> None:
+        encoder = self.backend.gpu.create_command_encoder()
+        for part in self._passes:
+            if isinstance(part, Frozen):
+                source, target = part.bindings
+                encoder.copy_buffer_to_buffer(source.buffer.handle, source.offset, target.buffer.handle, target.offset,
+                                              -(-target.nbytes // 4) * 4)
+            else:
+                self._encode(encoder, part)
+        self.backend.gpu.queue.submit([encoder.finish()])
+
+    def _encode(self, encoder: Any, dispatches: list[tuple[Any, ...]]) -> None:
+        set_pipeline, set_bind_group, dispatch = self._calls
+        scope = encoder.begin_compute_pass()
+        handle, last = scope._internal, None
+        for pipeline, group, offsets, columns, rows in dispatches:
+            if pipeline is not last:
+                set_pipeline(handle, pipeline)
+                last = pipeline
+            set_bind_group(handle, 0, group, 1, offsets)
+            dispatch(handle, columns, rows, 1)
+        scope.end()

@@ -1,0 +1,136 @@
+"""Program: a recorded step as a readable list, and what replays it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..array import Array
+from ..backends.base import Binding, Buffer, Frozen
+from ..dtypes import DType
+from ..random import default_generator
+from .plan import Temporary, find_temporaries, pack
+from .recording import Item, Place, Recording
+
+_SLAB_LIMIT = 256 << 20  # bytes; WebGPU's default for one buffer
+
+
+class Program:
+    """What a captured step does, and the buffers that it does it on.
+
+    `replay` takes the step's tensor arguments. Buffers from outside (weights, optimizer state) are used where they are,
+    arguments are copied into buffers of the program, outputs and whatever else the step left behind (gradients) are
+    written where the recorded call left them.
+    """
+
+    def __init__(self, recording: Recording, arguments: Sequence[Array], words: int) -> None:
+        self.name, self.backend, self.items = recording.name, recording.backend, recording.items
+        self.actions, self.words = recording.actions, words
+        self.arguments = [Array(self.backend.alloc(a.nbytes), a.shape, a.dtype) for a in arguments]
+        self._buffers: dict[int, Buffer] = dict(recording.outside)
+        self._buffers |= {n: self.arguments[i].buffer for n, i in recording.inputs.items()}
+        self._buffers |= {n: buffer for n, (buffer, _) in recording.constants.items()}
+        self._buffers |= recording.alive()
+        self.temporaries = self._find_temporaries()
+        self._moved: dict[int, tuple[Buffer, int]] = {}
+        self.temporary_bytes = sum(t.nbytes for t in self.temporaries)
+        self.arena_bytes = self._allocate()
+        self._written = self._find_written()
+        self._replay = self.backend.freeze(self._freeze())
+
+    # ---- memory ----
+
+    def _find_temporaries(self) -> list[Temporary]:
+        sizes: dict[int, int] = {}
+        for place in (p for item in self.items for p in item.places if p.number not in self._buffers):
+            sizes[place.number] = max(sizes.get(place.number, 0), place.offset + place.nbytes)
+        return find_temporaries(self.items, sizes)
+
+    def _allocate(self) -> int:
+        """Buffers for the temporaries. Returns their bytes."""
+        if not self.backend.packs:
+            self._moved = {t.number: (self.backend.alloc(t.nbytes), 0) for t in self.temporaries}
+            return self._peak()
+        slabs = pack(self.temporaries, self.backend.alignment, self._limit())
+        for slab in slabs:
+            buffer = self.backend.alloc(slab.size)
+            self._moved |= {tenant.number: (buffer, place) for place, tenant in slab.tenants}
+        return sum(slab.size for slab in slabs)
+
+    def _limit(self) -> int:
+        return int(self.backend.device.limits.get("max-storage-buffer-binding-size", _SLAB_LIMIT))
+
+    def _peak(self) -> int:
+        """Most bytes of temporaries that are alive at one launch."""
+        change: Counter[int] = Counter()
+        for one in self.temporaries:
+            change[one.first] += one.nbytes
+            change[one.last + 1] -= one.nbytes
+        return int(np.cumsum([change[i] for i in range(len(self.items) + 1)]).max(initial=0))
+
+    def _binding(self, place: Place) -> Binding:
+        if place.number in self._moved:
+            buffer, start = self._moved[place.number]
+            return Binding(buffer, start + place.offset, place.nbytes)
+        return Binding(self._buffers[place.number], place.offset, place.nbytes)
+
+    def _find_written(self) -> list[Buffer]:
+        """Buffers from outside that the program writes to."""
+        numbers = {p.number for item in self.items for p, access in item.accesses() if access != "read"}
+        return [self._buffers[n] for n in sorted(numbers) if n in self._buffers]
+
+    def _freeze(self) -> list[Frozen]:
+        last: dict[int, list[Buffer]] = {}
+        for one in self.temporaries:
+            last.setdefault(one.last, []).append(self._moved[one.number][0])
+        return [Frozen(item.program, [self._binding(p) for p in item.places], item.params, item.groups,
+                       last.get(index, ())) for index, item in enumerate(self.items)]
+
+    # ---- replay ----
+
+    def replay(self, arguments: Sequence[Any]) -> None:
+        """Runs the step again. Arguments are Arrays or NumPy arrays of the recorded shapes and dtypes."""
+        generator = default_generator()
+        generator.rebase()
+        for own, given in zip(self.arguments, arguments, strict=True):
+            if isinstance(given, Array):
+                own.copy_from(given)
+            else:
+                own.write(given)
+        for action in self.actions:
+            action()
+        self._replay()
+        generator.offset += self.words
+        for buffer in self._written:
+            buffer.version += 1
+
+    def array(self, number: int, shape: tuple[int, ...], dtype: DType, offset: int) -> Array:
+        """An output: a view of a numbered buffer."""
+        return Array(self._buffers[number], shape, dtype, offset)
+
+    # ---- to look at ----
+
+    @property
+    def launches(self) -> int:
+        return len(self.items)
+
+    def __str__(self) -> str:
+        lines = [f"{self.name} on {self.backend.name}: {self.launches} launches, temporaries of "
+                 f"{self.temporary_bytes / 2**20:.1f} MiB in {self.arena_bytes / 2**20:.1f} MiB"]
+        for index, item in enumerate(self.items):
+            lines.append(f"{index:4d}  {item.name:28s} {_described(item)}  [{item.where}]")
+        return "\n".join(lines)
+
+
+def _described(item: Item) -> str:
+    """Buffers with shapes, inputs before the arrow."""
+    if item.spec is None:
+        return f"#{item.places[0].number} -> #{item.places[1].number} {item.places[0].nbytes} bytes"
+    kernel, sides = item.spec.kernel, ([], [])  # type: tuple[Any, tuple[list[str], list[str]]]
+    for index, (arg, place) in enumerate(zip(kernel.args, item.places, strict=True)):
+        shape = ",".join(str(kernel.size(d, item.dims)) for d in arg.dims)
+        sides[index >= len(kernel.inputs)].append(f"#{place.number}[{shape}]")
+    return f"{' '.join(sides[0])} -> {' '.join(sides[1])}"

@@ -1,0 +1,153 @@
+"""capture: a function whose first calls are recorded and whose later calls are replayed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import numpy as np
+
+from .. import runtime
+from ..array import Array
+from ..backends.base import Backend
+from ..creation import tensor
+from ..errors import CaptureError
+from ..random import default_generator
+from ..tape import is_grad_enabled, no_grad
+from ..tensor import Tensor
+from .program import Program
+from .recording import Recording, difference
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_MOST_RECORDINGS = 3  # the first may differ: it may make what later calls find
+
+
+def _flatten(value: Any, leaves: list[Any]) -> Any:
+    """The structure of nested lists, tuples and dicts, hashable; tensors and NumPy arrays go to `leaves`."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        leaves.append(value)
+        return _Leaf(len(leaves) - 1)
+    if isinstance(value, (list, tuple)):
+        return type(value), tuple([_flatten(v, leaves) for v in value])
+    if isinstance(value, dict):
+        return dict, tuple([(k, _flatten(v, leaves)) for k, v in value.items()])
+    return value
+
+
+def _rebuild(structure: Any, leaves: list[Any]) -> Any:
+    if isinstance(structure, _Leaf):
+        return leaves[structure.index]
+    if isinstance(structure, tuple) and len(structure) == 2 and isinstance(structure[0], type):
+        kind, parts = structure
+        if kind is dict:
+            return {k: _rebuild(v, leaves) for k, v in parts}
+        values = [_rebuild(v, leaves) for v in parts]
+        return kind(*values) if hasattr(kind, "_fields") else kind(values)
+    return structure
+
+
+class _Leaf:
+    """The place of a tensor in a structure."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Leaf) and other.index == self.index
+
+    def __hash__(self) -> int:
+        return hash(self.index)
+
+
+class _Kept:
+    """A program with the shape of what the step returns."""
+
+    def __init__(self, program: Program, structure: Any, outputs: list[Array]) -> None:
+        self.program, self.structure, self.outputs = program, structure, outputs
+
+    def __call__(self, arguments: list[Any]) -> Any:
+        self.program.replay(arguments)
+        return _copied(self.structure, [Tensor(a) for a in self.outputs])
+
+
+class Captured(Generic[P, R]):
+    """A captured step. `programs` has one Program for each set of argument shapes, dtypes and plain values."""
+
+    def __init__(self, function: Callable[P, R]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = getattr(function, "__name__", "step")
+        self._kept: dict[Any, _Kept] = {}
+        self._recordings: dict[Any, list[Recording]] = {}
+
+    @property
+    def programs(self) -> list[Program]:
+        return [kept.program for kept in self._kept.values()]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        leaves: list[Any] = []
+        structure = _flatten((args, kwargs), leaves)
+        backend = runtime.current()
+        shapes = tuple([(v.shape, str(v.dtype), type(v)) for v in leaves])
+        key = (structure, shapes, backend.name, is_grad_enabled())
+        try:
+            kept = self._kept.get(key)
+        except TypeError:
+            raise CaptureError(f"[capture] arguments of {self.name} must be tensors, arrays or hashable values."
+                               ) from None
+        if runtime.recorder() is not None:  # part of a larger step
+            return self.function(*args, **kwargs)
+        if kept is not None:
+            result: R = kept([v._array if isinstance(v, Tensor) else v for v in leaves])
+            return result
+        return self._record(key, structure, leaves, backend)
+
+    def _record(self, key: Any, structure: Any, leaves: list[Any], backend: Backend) -> R:
+        given = [v if isinstance(v, Tensor) else tensor(v) for v in leaves]
+        generator = default_generator()
+        generator.state(backend)
+        generator.rebase()
+        recording = Recording(self.name, backend, [t._array.buffer for t in given])
+        args, kwargs = _rebuild(structure, given)
+        with runtime.recorded_by(recording):
+            result: R = self.function(*args, **kwargs)
+        words = generator.offset
+        outputs: list[Tensor] = []
+        shape = _flatten(result, outputs)
+        earlier = self._recordings.setdefault(key, [])
+        parts = difference(earlier[-1], recording) if earlier else ""
+        if parts and len(earlier) + 1 >= _MOST_RECORDINGS:
+            raise CaptureError(f"[capture] {self.name} does not do the same at every call: {parts}. What changes from "
+                               "call to call must be a tensor argument, or live in device memory.")
+        if earlier and not parts:
+            program = Program(recording, [t._array for t in given], words)
+            arrays = [program.array(recording.number(t._array.buffer), t.shape, t.dtype, t._array.offset)
+                      for t in outputs]
+            self._kept[key] = _Kept(program, shape, arrays)
+            del self._recordings[key]
+        else:
+            earlier.append(recording)
+        copied: R = _copied(shape, outputs)
+        return copied
+
+
+def _copied(structure: Any, outputs: list[Tensor]) -> Any:
+    """What the step returns, in memory that the next replay does not change, and without a history as there."""
+    with no_grad():
+        return _rebuild(structure, [t.clone() for t in outputs])
+
+
+def capture(function: Callable[P, R]) -> Captured[P, R]:
+    """Makes a step that is recorded twice and then replayed: `step = dm.capture(step)`, or as a decorator.
+
+    The step's tensor and array arguments may change from call to call, in value; other shapes, dtypes or plain values
+    make another program. Returned tensors are copies. What the step changes outside (weights, gradients, optimizer
+    state, the random stream) changes at a replay as it would in a call.
+
+    Raises:
+        CaptureError: where a replay would not do what a call does: the step reads from the device, writes host values
+            to a tensor from outside, or two calls of it differ; the message names the launch and the line.
+    """
+    return Captured(function)
