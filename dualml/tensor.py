@@ -386,8 +386,10 @@ class Tensor:
         return self._reduce(statistics.LogSumExp, dim, keepdim)
 
     def norm(self) -> Tensor:
-        """The Euclidean norm of all elements."""
-        return self.square().sum().sqrt()
+        """The Euclidean norm of all elements; its gradient at zeros is zero, as in PyTorch."""
+        total = self.square().sum()
+        some = total != 0
+        return total.where(some, 1.0).sqrt().where(some, 0.0)
 
     def softmax(self, dim: Int = -1) -> Tensor:
         result: Tensor = apply(softmax.Softmax, self, dim=normal_dim("softmax", dim, self.ndim))

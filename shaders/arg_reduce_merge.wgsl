@@ -1,10 +1,15 @@
-// A workgroup per row joins its pieces; of equals the first in the row wins.
+// A workgroup per row joins its pieces; of equals the first in the row wins, and NaN beats all.
 {% set T = {"f": "f32"}.get(spec.dtype(spec.kernel.inputs[0]).kind, spec.dtype(spec.kernel.inputs[0]).wgsl) %}
 alias T = {{ T }};
 var<workgroup> tops: array<T, BLOCK>;
 var<workgroup> places: array<i32, BLOCK>;
 
-fn beats(a: T, i: i32, b: T, j: i32) -> bool { return a {{ sign }} b || (a == b && i < j); }
+alias vecT = T;
+{% include "lib/nan.wgsl" %}
+fn beats(a: T, i: i32, b: T, j: i32) -> bool {
+    if (nan(a) || nan(b)) { return nan(a) && (!nan(b) || i < j); }
+    return a {{ sign }} b || (a == b && i < j);
+}
 
 @compute @workgroup_size(BLOCK)
 fn {{ spec.kernel.name }}(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,

@@ -1,4 +1,5 @@
-// A workgroup per piece of a row. All start from the piece's first element, and of equals the first in the row wins.
+// A workgroup per piece of a row. All start from the piece's first element, and of equals the first in the row wins;
+// NaN beats all, as in PyTorch.
 {% set T = {"f": "f32"}.get(spec.dtype(spec.kernel.inputs[0]).kind, spec.dtype(spec.kernel.inputs[0]).wgsl) %}
 alias T = {{ T }};
 alias vecT = {{ "vec4<T>" if W == 4 else "T" }};
@@ -6,7 +7,11 @@ alias vecu = {{ "vec4<u32>" if W == 4 else "u32" }};
 var<workgroup> tops: array<T, BLOCK>;
 var<workgroup> places: array<u32, BLOCK>;
 
-fn beats(a: T, i: u32, b: T, j: u32) -> bool { return a {{ sign }} b || (a == b && i < j); }
+{% include "lib/nan.wgsl" %}
+fn beats(a: T, i: u32, b: T, j: u32) -> bool {
+    if (nan(a) || nan(b)) { return nan(a) && (!nan(b) || i < j); }
+    return a {{ sign }} b || (a == b && i < j);
+}
 
 @compute @workgroup_size(BLOCK)
 fn {{ spec.kernel.name }}(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
@@ -23,7 +28,7 @@ fn {{ spec.kernel.name }}(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgr
     var at = vecu(begin);
     for (var c = begin + t; c < end; c += BLOCK) {
         let v = vecT(x[base + c]);
-        let better = v {{ sign }} best;
+        let better = ((v {{ sign }} best) | vec_nan(v)) & !vec_nan(best);
         best = select(best, v, better);
         at = select(at, vecu(c), better);
     }

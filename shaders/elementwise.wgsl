@@ -6,6 +6,16 @@
 {% set wide = spec.vectorized(out_arg) %}
 {% macro number(o) %}{{ "(p." ~ o.name ~ " != 0.0f)" if o.dtype == "bool" else "p." ~ o.name }}{% endmacro %}
 
+{% set T = (operands | map(attribute="dtype") | reject("equalto", "bool") | list + ["f32"]) | first %}
+// A NaN stays, as in PyTorch: WGSL's own may return the other one.
+fn max_(a: {{ T }}, b: {{ T }}) -> {{ T }} {
+    return {{ "select(select(max(a, b), b, is_nan(b)), a, is_nan(a))" if T == "f32" else "max(a, b)" }};
+}
+fn min_(a: {{ T }}, b: {{ T }}) -> {{ T }} {
+    return {{ "select(select(min(a, b), b, is_nan(b)), a, is_nan(a))" if T == "f32" else "min(a, b)" }};
+}
+fn sign_(a: {{ T }}) -> {{ T }} { return {{ T }}(a > {{ T }}(0)) - {{ T }}(a < {{ T }}(0)); }
+
 fn f({% for o in operands %}{{ o.name }}: {{ o.dtype }}{{ ", " if not loop.last }}{% endfor %}) -> {{ out_kind }} {
     return {{ expression }};
 }

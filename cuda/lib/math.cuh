@@ -8,8 +8,13 @@ __device__ __forceinline__ bool not_(bool x) { return !x; }
 __device__ __forceinline__ float select(float other, float then, bool condition) { return condition ? then : other; }
 __device__ __forceinline__ int select(int other, int then, bool condition) { return condition ? then : other; }
 __device__ __forceinline__ bool select(bool other, bool then, bool condition) { return condition ? then : other; }
-__device__ __forceinline__ float sign(float x) { return x > 0.f ? 1.f : x < 0.f ? -1.f : x; }
-__device__ __forceinline__ int sign(int x) { return (x > 0) - (x < 0); }
+__device__ __forceinline__ float sign_(float x) { return x > 0.f ? 1.f : x < 0.f ? -1.f : 0.f; }
+__device__ __forceinline__ int sign_(int x) { return (x > 0) - (x < 0); }
+// Not fmaxf and fminf: a NaN stays, as in PyTorch.
+__device__ __forceinline__ float max_(float a, float b) { return a > b || a != a ? a : b; }
+__device__ __forceinline__ float min_(float a, float b) { return a < b || a != a ? a : b; }
+__device__ __forceinline__ int max_(int a, int b) { return a > b ? a : b; }
+__device__ __forceinline__ int min_(int a, int b) { return a < b ? a : b; }
 __device__ __forceinline__ float inverseSqrt(float x) { return rsqrtf(x); }
 __device__ __forceinline__ float tanh_(float x) { return tanhf(x); }
 __device__ __forceinline__ float sin_(float x) { return sinf(x); }
@@ -17,7 +22,7 @@ __device__ __forceinline__ float cos_(float x) { return cosf(x); }
 __device__ __forceinline__ float power(float a, float b) { return powf(a, b); }
 __device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
 __device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.f) + log1pf(expf(-fabsf(x))); }
-__device__ __forceinline__ float share(float a, float b) { return 0.5f * ((a > b ? 1.f : 0.f) + (a >= b ? 1.f : 0.f)); }
+__device__ __forceinline__ float share(float a, float b) { return 0.5f * ((a <= b ? 0.f : 1.f) + (a < b ? 0.f : 1.f)); }
 
 __device__ __forceinline__ float gelu_tanh_slope(float a) {
     const float s = a * a, t = tanhf(0.79788456f * a * (1.f + 0.044715f * s));

@@ -5,7 +5,7 @@ out; dimensions that are not neighbours are reduced one group after the other, t
 rows (a workgroup per row), all else by columns. So that a long reduction uses the whole device, its K is cut into S
 pieces whose results a second launch joins. S depends on the shape alone: results are the same on every run.
 
-Max and min of rows with NaN are NaN on the cpu and cuda backends as in PyTorch; WGSL leaves NaN indeterminate.
+Max and min of what holds a NaN are NaN, as in PyTorch; WGSL's own functions may lose it, so its bits are looked at.
 """
 
 from __future__ import annotations

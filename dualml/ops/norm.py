@@ -212,7 +212,7 @@ class RMSNorm(_Norm):
     name = "rms_norm"
     rms = True
 
-    def forward(self, x: Array, weight: Array | None = None, eps: float = 1e-6) -> Array:
+    def forward(self, x: Array, weight: Array | None = None, eps: float = 1e-5) -> Array:
         return self._forward(x, None, weight, None, eps)[1]
 
     def backward(self, dout: Array) -> Gradients:
@@ -261,7 +261,7 @@ class AddRMSNorm(_Norm):
     rms = True
 
     def forward(self, x: Array, residual: Array, weight: Array | None = None,
-                eps: float = 1e-6) -> tuple[Array, Array]:
+                eps: float = 1e-5) -> tuple[Array, Array]:
         return self._forward(x, residual, weight, None, eps)
 
     def backward(self, dh: Array | None, dout: Array | None) -> Gradients:

@@ -64,6 +64,11 @@ def _sigmoid(x: Any) -> Any:
     return 1.0 / (1.0 + np.exp(-x))  # by tanh it would lose the digits of small results
 
 
+def _sign(x: Any) -> Any:
+    """-1, 0 or 1; 0 of NaN, as in PyTorch and unlike np.sign."""
+    return np.asarray(x > 0, x.dtype) - np.asarray(x < 0, x.dtype)
+
+
 def _dtype_of(*values: Any) -> np.dtype:
     arrays = [v for v in values if isinstance(v, np.ndarray) and v.dtype != np.bool_]
     return np.result_type(*arrays) if arrays else np.dtype(np.float64)
@@ -77,9 +82,9 @@ def _select(otherwise: Any, then: Any, condition: Any) -> Any:
 
 
 def _share(a: Any, b: Any) -> Any:
-    """1 where a is larger, 1/2 where equal, else 0: how maximum divides its gradient."""
+    """1 where a is larger, 1/2 where equal, else 0, and 1 where one is NaN: how maximum divides its gradient."""
     dtype = _dtype_of(a, b)
-    return (np.asarray(a > b, dtype) + np.asarray(a >= b, dtype)) * dtype.type(0.5)
+    return (np.asarray(~(a <= b), dtype) + np.asarray(~(a < b), dtype)) * dtype.type(0.5)
 
 
 def _gelu_tanh_slope(a: Any) -> Any:
@@ -91,8 +96,8 @@ def _gelu_tanh_slope(a: Any) -> Any:
 
 FUNCTIONS: dict[str, Any] = {
     "exp": np.exp, "log": np.log, "log1p": np.log1p, "expm1": np.expm1, "sqrt": np.sqrt, "abs": np.abs,
-    "sign": np.sign, "sin_": np.sin, "cos_": np.cos, "tanh_": np.tanh, "floor": np.floor, "ceil": np.ceil,
-    "max": np.maximum, "min": np.minimum, "inverseSqrt": lambda x: 1.0 / np.sqrt(x), "sigmoid": _sigmoid,
+    "sign_": _sign, "sin_": np.sin, "cos_": np.cos, "tanh_": np.tanh, "floor": np.floor, "ceil": np.ceil,
+    "max_": np.maximum, "min_": np.minimum, "inverseSqrt": lambda x: 1.0 / np.sqrt(x), "sigmoid": _sigmoid,
     "softplus": lambda x: np.logaddexp(x, x.dtype.type(0)), "erf": erf, "power": np.power, "select": _select,
     "share": _share, "gelu_tanh_slope": _gelu_tanh_slope, "is_nan": np.isnan, "is_inf": np.isinf,
     "is_finite": np.isfinite, "not_": np.logical_not, "__builtins__": {},

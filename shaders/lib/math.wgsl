@@ -58,16 +58,24 @@ fn turn(x: f32) -> f32 {
 fn sin_(x: f32) -> f32 { return sin(turn(x)); }
 fn cos_(x: f32) -> f32 { return cos(turn(x)); }
 
-// WGSL leaves pow of a negative base undefined.
+// WGSL leaves pow of a negative base undefined, and may lose NaN and infinity. Those made here are not constants:
+// browsers refuse such.
 fn power(a: f32, b: f32) -> f32 {
-    let size = select(pow(abs(a), b), 1.0f, b == 0.0f);
     let odd = abs(b - 2.0f * floor(b * 0.5f)) == 1.0f;
-    let nan = bitcast<f32>(0x7fc00000u | (bitcast<u32>(a) & 1u));  // not a constant: browsers refuse constant NaNs
-    let negative = select(select(size, -size, odd), nan, b != floor(b));
-    return select(size, negative, a < 0.0f);
+    let nan = bitcast<f32>(0x7fc00000u | (bitcast<u32>(a) & 1u));
+    let infinity = bitcast<f32>(0x7f800000u | (bitcast<u32>(a) & 0u));
+    var size = select(pow(abs(a), b), infinity, a == 0.0f && b < 0.0f);
+    size = select(size, 1.0f, b == 0.0f || abs(a) == 1.0f);
+    let undefined = b < floor(b) || b > floor(b);
+    let negative = select(select(size, -size, odd), nan, undefined && a < 0.0f && !is_inf(a));
+    let known = select(size, negative, (bitcast<u32>(a) >> 31u) == 1u);
+    return select(known, nan, (is_nan(a) && !(b == 0.0f)) || (is_nan(b) && !(a == 1.0f)));
 }
 
-fn share(a: f32, b: f32) -> f32 { return 0.5f * (select(0.0f, 1.0f, a > b) + select(0.0f, 1.0f, a >= b)); }
+// 1 where a is larger, 1/2 where equal, else 0; 1 where one is NaN, as in PyTorch.
+fn share(a: f32, b: f32) -> f32 {
+    return select(0.5f * (select(0.0f, 1.0f, a > b) + select(0.0f, 1.0f, a >= b)), 1.0f, is_nan(a) || is_nan(b));
+}
 
 fn gelu_tanh_slope(a: f32) -> f32 {
     let s = a * a;

@@ -1,0 +1,157 @@
+"""NaN, infinities, zeros, very large values: every elementwise op and reduction gives what PyTorch gives.
+
+WGSL calls NaN and infinity indeterminate; on the drivers tested our kernels, which look at their bits where built-in
+functions may lose them, agree nevertheless."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dualml as dm
+from tests.parity.modes import REQUIRED
+
+if "torch" in REQUIRED:
+    import torch
+else:
+    torch = pytest.importorskip("torch", reason="PyTorch, which these tests compare with, is not installed")
+
+F, TF = dm.nn.functional, torch.nn.functional
+NAN, INF = float("nan"), float("inf")
+VALUES = np.array([NAN, INF, -INF, 0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 3.0, -4.0, 88.0, -88.0, 200.0, -200.0, 1e30, -1e30,
+                   1e-30, 3.4e38, -3.4e38], np.float32)
+MODEST = VALUES[~(np.abs(VALUES) > 1000) | np.isinf(VALUES)]
+
+Function = Callable[..., Any]
+UNARY: dict[str, tuple[Function, Function]] = {
+    n: (lambda x, n=n: getattr(x, n)(), lambda x, n=n: getattr(torch, n)(x))
+    for n in ("exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "reciprocal", "square", "tanh", "sigmoid", "relu", "erf",
+              "floor", "ceil", "abs", "neg", "sign", "isnan", "isinf", "isfinite") if n != "neg"}
+UNARY |= {
+    "neg": (lambda x: -x, lambda x: -x),
+    "sin": (lambda x: x.sin(), torch.sin), "cos": (lambda x: x.cos(), torch.cos),
+    "gelu": (F.gelu, TF.gelu), "gelu_tanh": (lambda x: F.gelu(x, "tanh"), lambda x: TF.gelu(x, approximate="tanh")),
+    "silu": (F.silu, TF.silu), "softplus": (lambda x: x.softplus(), TF.softplus),
+    "clamp": (lambda x: x.clamp(-1.5, 2.0), lambda x: x.clamp(-1.5, 2.0)),
+    "clamp above": (lambda x: x.clamp(max=2.0), lambda x: x.clamp(max=2.0)),
+    "maximum with a number": (lambda x: x.maximum(0.0), lambda x: torch.maximum(x, torch.tensor(0.0))),
+}
+BINARY: dict[str, tuple[Function, Function]] = {
+    "add": (lambda x, y: x + y, lambda x, y: x + y), "sub": (lambda x, y: x - y, lambda x, y: x - y),
+    "mul": (lambda x, y: x * y, lambda x, y: x * y), "div": (lambda x, y: x / y, lambda x, y: x / y),
+    "pow": (lambda x, y: x ** y, lambda x, y: x ** y),
+    "maximum": (dm.maximum, torch.maximum), "minimum": (dm.minimum, torch.minimum),
+    "eq": (lambda x, y: x == y, lambda x, y: x == y), "ne": (lambda x, y: x != y, lambda x, y: x != y),
+    "lt": (lambda x, y: x < y, lambda x, y: x < y), "le": (lambda x, y: x <= y, lambda x, y: x <= y),
+    "gt": (lambda x, y: x > y, lambda x, y: x > y), "ge": (lambda x, y: x >= y, lambda x, y: x >= y),
+}
+REDUCTIONS: dict[str, tuple[Function, Function]] = {
+    "sum": (lambda x, d: x.sum(d), lambda x, d: x.sum(d)), "mean": (lambda x, d: x.mean(d), lambda x, d: x.mean(d)),
+    "amax": (lambda x, d: x.amax(d), lambda x, d: x.amax(d)), "amin": (lambda x, d: x.amin(d), lambda x, d: x.amin(d)),
+    "argmax": (lambda x, d: x.argmax(d), lambda x, d: x.argmax(d).int()),
+    "argmin": (lambda x, d: x.argmin(d), lambda x, d: x.argmin(d).int()),
+    "prod": (lambda x, d: x.prod(d), lambda x, d: x.prod(d)),
+    "var": (lambda x, d: x.var(d), lambda x, d: x.var(d)), "std": (lambda x, d: x.std(d), lambda x, d: x.std(d)),
+    "logsumexp": (lambda x, d: x.logsumexp(d), lambda x, d: x.logsumexp(d)),
+    "softmax": (lambda x, d: x.softmax(d), lambda x, d: x.softmax(d)),
+    "log_softmax": (lambda x, d: x.log_softmax(d), lambda x, d: x.log_softmax(d)),
+}
+# PyTorch's gelu overflows in between, on the CPU: NaN of infinity and infinity of 3.4e38. Ours are those values.
+EXACT = {"gelu": {INF: INF, float(np.float32(3.4e38)): 3.4e38}}
+FEW = {"sin", "cos", "pow"}  # for which very large arguments say nothing
+
+
+def _agree(here: Any, there: Any, inputs: tuple[np.ndarray, ...] = ()) -> None:
+    got, want = here.detach().numpy(), there.detach().numpy()
+    assert got.shape == want.shape
+    close = np.isclose(got.astype(np.float64), want.astype(np.float64), rtol=2e-5, atol=1e-6, equal_nan=True)
+    wrong = np.flatnonzero(~close.reshape(-1))[:8]
+    shown = [(*(float(x.reshape(-1)[i]) for x in inputs), got.reshape(-1)[i], want.reshape(-1)[i]) for i in wrong]
+    assert close.all(), f"inputs, ours, PyTorch's: {shown}"
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_elementwise(name: str, backend: str) -> None:
+    x = MODEST if name in FEW else VALUES
+    x = np.concatenate([x, x[:1]])  # of odd length too: vectors and scalars
+    ours, theirs = UNARY[name]
+    for values in (x, x[:16]):
+        wanted = theirs(torch.tensor(values))
+        for value, right in EXACT.get(name, {}).items():
+            wanted[values == np.float32(value)] = right
+        _agree(ours(dm.tensor(values)), wanted, (values,))
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_elementwise_of_two(name: str, backend: str) -> None:
+    chosen = MODEST if name in FEW else VALUES
+    a, b = (np.ascontiguousarray(v) for v in np.array(list(itertools.product(chosen, chosen)), np.float32).T)
+    ours, theirs = BINARY[name]
+    _agree(ours(dm.tensor(a), dm.tensor(b)), theirs(torch.tensor(a), torch.tensor(b)), (a, b))
+
+
+def _rows(size: int) -> np.ndarray:
+    """Rows of ordinary numbers with a special one at every kind of place: none, one, two of a kind, two kinds."""
+    rng = np.random.default_rng(size)
+    rows = []
+    specials = ((), (NAN,), (INF,), (-INF,), (INF, INF), (-INF, -INF), (INF, -INF), (NAN, INF), (NAN, -INF), (NAN, NAN))
+    for special in specials:
+        for _ in range(3):
+            row = rng.standard_normal(size).astype(np.float32)
+            row[rng.choice(size, len(special), replace=False)] = special
+            rows.append(row)
+    return np.array([*rows, np.full(size, -INF), np.full(size, INF), np.full(size, NAN), np.zeros(size)], np.float32)
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_reductions(name: str, backend: str) -> None:
+    ours, theirs = REDUCTIONS[name]
+    for size in (5, 12, 131, 132):
+        rows = _rows(size)
+        _agree(ours(dm.tensor(rows), 1), theirs(torch.tensor(rows), 1))
+        columns = np.ascontiguousarray(rows.T)
+        _agree(ours(dm.tensor(columns), 0), theirs(torch.tensor(columns), 0))
+
+
+def test_a_long_row_in_pieces(fast_backend: str) -> None:
+    x = np.random.default_rng(0).standard_normal(20_000).astype(np.float32)
+    x[[7_000, 15_001]] = NAN
+    for ours, theirs in (REDUCTIONS[n] for n in ("amax", "amin", "argmax", "argmin", "sum", "logsumexp")):
+        _agree(ours(dm.tensor(x), 0), theirs(torch.tensor(x), 0))
+
+
+def test_layers_keep_a_nan_in_its_row(backend: str) -> None:
+    x = np.random.default_rng(1).standard_normal((4, 16)).astype(np.float32)
+    x[1, 3], x[2, 5] = NAN, INF
+    target = np.array([0, 1, 2, 3], np.int32)
+    here, there = dm.tensor(x), torch.tensor(x)
+    _agree(F.layer_norm(here, (16,)), TF.layer_norm(there, (16,)))
+    _agree(F.cross_entropy(here, dm.tensor(target), reduction="none"),
+           TF.cross_entropy(there, torch.tensor(target).long(), reduction="none"))
+    _agree(here @ here.T, there @ there.T)
+
+
+GRADIENTS = {"maximum": (dm.maximum, torch.maximum), "minimum": (dm.minimum, torch.minimum)}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_where_values_tie_or_are_nan(name: str, fast_backend: str) -> None:
+    a = np.array([1, 1, 2, NAN, 1, NAN, INF, -INF], np.float32)
+    b = np.array([1, 2, 1, 1, NAN, NAN, INF, -INF], np.float32)
+    results = []
+    for library, function in zip((dm, torch), GRADIENTS[name], strict=True):
+        x, y = (library.tensor(v).requires_grad_() for v in (a, b))
+        function(x, y).sum().backward()
+        results.append((x.grad, y.grad))
+    for here, there in zip(*results, strict=True):
+        _agree(here, there, (a, b))
+
+
+def test_gradient_of_a_norm_of_zeros(fast_backend: str) -> None:
+    x = dm.zeros(3, requires_grad=True)
+    x.norm().backward()
+    assert x.grad.tolist() == [0.0, 0.0, 0.0]
