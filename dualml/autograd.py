@@ -52,6 +52,7 @@ class _Checkpoint(Op):
         super().__init__()
         from .random import get_state
         self.function, self.inputs, self.named, self.random = function, inputs, named, get_state()
+        self.policy = tape.input_policy()
 
     def backward(self, *gradients: Any) -> list[Any]:
         from .random import get_state, set_state
@@ -61,7 +62,7 @@ class _Checkpoint(Op):
         now = get_state()
         set_state(self.random)
         try:
-            with enable_grad():
+            with enable_grad(), tape.use_policy(self.policy):
                 again = [i.detach().requires_grad_(i.requires_grad) if isinstance(i, Tensor) else i
                          for i in self.inputs]
                 outputs = _tuple(self.function(*again, **self.named))

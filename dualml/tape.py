@@ -52,6 +52,25 @@ def enable_grad() -> Any:
     return _grad_mode(True)
 
 
+Policy = Callable[[Any, tuple[Any, ...]], tuple[Any, ...]]
+
+
+def input_policy() -> Policy | None:
+    """What changes the inputs of ops before they run (amp.autocast casts them), if anything."""
+    return getattr(_mode, "policy", None)
+
+
+@contextmanager
+def use_policy(policy: Policy | None) -> Iterator[None]:
+    """Makes `policy(kind, inputs)` give the inputs of every op that is applied within."""
+    before = input_policy()
+    _mode.policy = policy
+    try:
+        yield
+    finally:
+        _mode.policy = before
+
+
 class Node:
     """One recorded op. An edge leads to the node and output index an input came from, or to a leaf tensor. Inputs
     themselves are not kept: only what the op saved stays in memory."""
@@ -225,6 +244,9 @@ def backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None], reta
 def apply(kind: Callable[[], Op], *inputs: Tensor | None, **options: Any) -> Any:
     """Runs an op on tensors and records it. The way every function on tensors reaches an op."""
     from .tensor import Tensor
+    policy = input_policy()
+    if policy is not None:
+        inputs = policy(kind, inputs)
     op = kind()
     recording = is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     op.needs = tuple(recording and t is not None and t.requires_grad for t in inputs)

@@ -24,12 +24,12 @@ def cast_forward(x: np.ndarray, low: float, high: float) -> np.ndarray:
     return x if low == high else np.clip(x, low, high)
 
 
-def cast(x: Array, dtype: DType) -> Array:
-    """x in another dtype; x itself where it has that dtype."""
+def cast(x: Array, dtype: DType, into: Array | None = None) -> Array:
+    """x in another dtype; x itself where it has that dtype. `into` is memory for the result."""
     if x.dtype is dtype:
         return x
     low, high = _LIMITS.get((dtype, x.dtype is float64), (0.0, 0.0)) if x.dtype.is_floating_point else (0.0, 0.0)
-    out: Array = run(cast_forward, x.reshape(x.size), types={"Y": dtype}, low=low, high=high)
+    out: Array = run(cast_forward, x.reshape(x.size), types={"Y": dtype}, out=(into,), low=low, high=high)
     return out.reshape(*x.shape)
 
 
@@ -41,7 +41,7 @@ class Cast(Op):
         return cast(x, dtype)
 
     def backward(self, gradient: Array) -> tuple[Array]:
-        return (cast(gradient, self.dtype),)
+        return (cast(gradient, self.dtype, (*self.into, None)[0]),)
 
     @classmethod
     def cases(cls, rng: np.random.Generator) -> Iterator[Case]:
