@@ -43,7 +43,7 @@ UPWARD = {
     ("tensor", "indexing"): "x[key] is a page of its own",
 }
 ONE_PLACE = {
-    "wgpu": "backends/webgpu.py",
+    "wgpu": "backends/webgpu.py backends/webgpu_replay.py",
     "cupy": "backends/cuda.py",
     "jinja2": "backends/sources.py",
     "matplotlib": "train/plot.py",
@@ -52,8 +52,9 @@ ONE_PLACE = {
     "rich": "cli/ train/",
     "safetensors": "safe_files.py",
     "regex": "text/",
+    "huggingface_hub": "models/hub.py",
 }
-NEVER = ("torch", "tinygrad", "tests", "benchmarks", "examples")
+NEVER = ("torch", "transformers", "tinygrad", "tests", "benchmarks", "examples")
 
 
 def _modules() -> list[Path]:

@@ -63,7 +63,7 @@ fn cos_(x: f32) -> f32 { return cos(turn(x)); }
 fn power(a: f32, b: f32) -> f32 {
     let odd = abs(b - 2.0f * floor(b * 0.5f)) == 1.0f;
     let nan = bitcast<f32>(0x7fc00000u | (bitcast<u32>(a) & 1u));
-    let infinity = bitcast<f32>(0x7f800000u | (bitcast<u32>(a) & 0u));
+    let infinity = bitcast<f32>(0x7f7fffffu + u32(a == 0.0f));  // used where a is 0
     var size = select(pow(abs(a), b), infinity, a == 0.0f && b < 0.0f);
     size = select(size, 1.0f, b == 0.0f || abs(a) == 1.0f);
     let undefined = b < floor(b) || b > floor(b);
