@@ -30,6 +30,7 @@ from .creation import (
 )
 from .dtypes import DType, bfloat16, bool_, float16, float32, float64, int32
 from .functional import cat, maximum, minimum, stack, where
+from .profile import memory, profile
 from .programs import capture
 from .random import manual_seed
 from .runtime import get_backend, set_backend, use_backend
@@ -42,7 +43,7 @@ __all__ = [
     "DType", "Tensor", "amp", "arange", "autograd", "bfloat16", "bool", "bool_", "capture", "cat", "checkpoint",
     "debug", "empty", "enable_grad", "errors", "eye", "float16", "float32", "float64", "from_dlpack", "full",
     "full_like", "functional", "get_backend", "grad", "gradcheck", "int32", "is_grad_enabled", "linspace",
-    "manual_seed", "maximum", "minimum", "nn", "no_grad", "ones", "ones_like", "optim", "rand", "rand_like", "randint",
-    "randn", "randn_like", "random", "randperm", "set_backend", "stack", "tensor", "use_backend", "where", "zeros",
-    "zeros_like",
+    "manual_seed", "maximum", "memory", "minimum", "nn", "no_grad", "ones", "ones_like", "optim", "profile", "rand",
+    "rand_like", "randint", "randn", "randn_like", "random", "randperm", "set_backend", "stack", "tensor",
+    "use_backend", "where", "zeros", "zeros_like",
 ]

@@ -28,6 +28,7 @@ LAYERS = (
     "nn",
     "optim",
     "programs",
+    "profile",
     "__init__",
     "checkpoints data text",
     "models",
@@ -43,7 +44,7 @@ UPWARD = {
     ("tensor", "indexing"): "x[key] is a page of its own",
 }
 ONE_PLACE = {
-    "wgpu": "backends/webgpu.py backends/webgpu_replay.py",
+    "wgpu": "backends/webgpu",
     "cupy": "backends/cuda.py",
     "jinja2": "backends/sources.py",
     "matplotlib": "train/plot.py",

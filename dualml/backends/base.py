@@ -121,6 +121,14 @@ class Backend(ABC):
     def synchronize(self) -> None:
         """Returns when everything enqueued has run; raises what went wrong since."""
 
+    def begin_timing(self) -> bool:
+        """Starts to time launches on the device. False where there is no clock: then the host's must do."""
+        return False
+
+    def end_timing(self) -> list[float]:
+        """Seconds of each launch since begin_timing."""
+        return []
+
     def view(self, buffer: Buffer, offset: int, dtype: np.dtype, count: int) -> Any:
         """The memory itself, not a copy, as a 1-D array that speaks DLPack. Raises BackendError where there is none."""
         raise BackendError(f"[dlpack] memory of backend {self.name} cannot be shared. Use .to('cpu') first.")

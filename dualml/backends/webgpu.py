@@ -20,6 +20,7 @@ from ..errors import BackendError, DeviceLostError, KernelError, LimitError, Out
 from ..kernel import DeviceInfo, Spec
 from .base import Backend, Binding, Buffer, Frozen
 from .sources import wgsl_source
+from .webgpu_clock import Clock
 from .webgpu_replay import SLOT, Replay
 
 # The browser's default limits: what runs here runs there (WebGPU specification, section 3.6.2).
@@ -75,6 +76,7 @@ class WebGpuBackend(Backend):
         usage = _wgpu().BufferUsage
         self._usage = usage.STORAGE | usage.COPY_SRC | usage.COPY_DST
         self._uniforms = self.gpu.create_buffer(size=len(self._params), usage=usage.UNIFORM | usage.COPY_DST)
+        self._clock: Clock | None = None
         self._layouts: dict[tuple[str, ...], tuple[Any, Any]] = {}
         self.dtypes = frozenset({dtypes.float32, dtypes.int32, dtypes.uint32, dtypes.bool_}
                                 | ({dtypes.float16} if "shader-f16" in features else set()))
@@ -263,6 +265,9 @@ class WebGpuBackend(Backend):
     def _submit(self, pending: list[tuple[_Program, Any, int, int]]) -> None:
         self.gpu.queue.write_buffer(self._uniforms, 0, self._params, 0, len(pending) * SLOT)
         encoder = self.gpu.create_command_encoder()
+        if self._clock is not None:
+            self._clock.submit(encoder, pending, self.folded)
+            return
         scope = encoder.begin_compute_pass()
         last = None
         for program, group, slot, groups in pending:
@@ -273,6 +278,20 @@ class WebGpuBackend(Backend):
             scope.dispatch_workgroups(*self.folded(groups))
         scope.end()
         self.gpu.queue.submit([encoder.finish()])
+
+    def begin_timing(self) -> bool:
+        if "timestamp-query" not in self.device.features:
+            return False
+        with self._lock:
+            self._flush()
+            self._clock = self._guard(Clock, self.gpu, _BATCH)
+        return True
+
+    def end_timing(self) -> list[float]:
+        with self._lock:
+            self._flush()
+            clock, self._clock = self._clock, None
+        return clock.seconds if clock else []
 
     def synchronize(self) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import runtime
 from ..array import Array
 from ..backends.base import Binding, Buffer, Frozen
 from ..dtypes import DType
@@ -39,7 +40,8 @@ class Program:
         self.temporary_bytes = sum(t.nbytes for t in self.temporaries)
         self.arena_bytes = self._allocate()
         self._written = self._find_written()
-        self._replay = self.backend.freeze(self._freeze())
+        self._frozen = self._freeze()
+        self._replay = self.backend.freeze(self._frozen)
 
     # ---- memory ----
 
@@ -102,10 +104,22 @@ class Program:
                 own.write(given)
         for action in self.actions:
             action()
-        self._replay()
+        if runtime.hooks:  # profiles, traces and checks see launches one by one
+            self._through_the_door()
+        else:
+            self._replay()
         generator.offset += self.words
         for buffer in self._written:
             buffer.version += 1
+
+    def _through_the_door(self) -> None:
+        for item, one in zip(self.items, self._frozen, strict=True):
+            if item.spec is None:
+                source, target = one.bindings
+                self.backend.copy(source.buffer, source.offset, target.buffer, target.offset, target.nbytes)
+            else:
+                runtime.launch(runtime.Launch(self.backend, item.spec, one.program, one.bindings, one.params,
+                                              one.groups, item.dims))
 
     def array(self, number: int, shape: tuple[int, ...], dtype: DType, offset: int) -> Array:
         """An output: a view of a numbered buffer."""
