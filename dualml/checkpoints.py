@@ -61,7 +61,8 @@ def save(folder: Path, step: int, model: Module, optimizer: Optimizer, state: Ma
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _drop([p for p in steps(folder)[:-keep] if number(p) not in protect])
+        past = [p for p in steps(folder) if number(p) <= step]  # later ones are broken, and were skipped
+        _drop([p for p in past[:-keep] if number(p) not in protect])
     return target
 
 

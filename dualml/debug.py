@@ -1,13 +1,19 @@
-"""DUALML_DEBUG and DUALML_CHECK: two hooks on the one door. Registered when dualml is imported with a flag set."""
+"""DUALML_DEBUG and DUALML_CHECK: two hooks on the one door, registered when dualml is imported with a flag set. And a
+third for a with block, which finds the kernel that first wrote an infinite or NaN value."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from . import runtime
 from .array import Array
+from .backends.base import Binding
 from .config import config
 from .dtypes import float32, int32, uint32
 from .errors import KernelError
@@ -82,6 +88,66 @@ class Check:
             raise KernelError(f"[{kernel.name}] on {launch.backend.name}: {arg.name} disagrees with the reference in "
                               f"{int((~close).sum())} of {close.size} elements, first at {place}: "
                               f"got {got[place]}, expected {expected[place]}. Shapes: {_shapes(launch)}.")
+
+
+@dataclass
+class NonFinite:
+    """The first value that was infinite or NaN: the kernel that wrote it, its argument, shape and how many there are,
+    and the named Arrays that the kernel read."""
+
+    kernel: str
+    argument: str
+    shape: tuple[int, ...]
+    count: int
+    read: list[str]
+
+
+class FirstNonFinite:
+    """Looks at all that kernels write until one writes a value that is not finite. Waits after every launch.
+
+    Args:
+        names: of Arrays, to say which of them the kernel read. Casts hand a name on.
+    """
+
+    def __init__(self, names: Mapping[str, Array]) -> None:
+        self.found: NonFinite | None = None
+        self._names = {self._key(a.binding()): n for n, a in names.items()}
+        self._kept: list[Any] = list(names.values())  # so that no other buffer takes a name's place
+
+    @staticmethod
+    def _key(bound: Binding) -> tuple[int, int]:
+        return id(bound.buffer), bound.offset
+
+    def before(self, launch: Launch) -> None: ...
+
+    def after(self, launch: Launch) -> None:
+        kernel = launch.spec.kernel
+        if self.found is not None:
+            return
+        keys = dict.fromkeys(map(self._key, launch.bindings[:len(kernel.inputs)]))
+        read = [self._names[key] for key in keys if key in self._names]
+        for index in (*kernel.updated, *range(len(kernel.inputs), len(kernel.args))):
+            arg = kernel.args[index]
+            if launch.spec.dtype(arg).kind != "f":
+                continue
+            bad = int((~np.isfinite(_values(launch, index).astype(np.float32))).sum())
+            if bad:
+                self.found = NonFinite(kernel.name, arg.name, _shapes(launch)[index], bad, read)
+                return
+        if kernel.name == "cast_forward" and read:
+            self._kept.append(launch.bindings[1].buffer)
+            self._names[self._key(launch.bindings[1])] = read[0]
+
+
+@contextmanager
+def first_nonfinite(names: Mapping[str, Array] | None = None) -> Iterator[FirstNonFinite]:
+    """A with block whose launches are searched for the first infinite or NaN value; `.found` has it afterwards."""
+    hook = FirstNonFinite(names or {})
+    runtime.hooks.append(hook)
+    try:
+        yield hook
+    finally:
+        runtime.hooks.remove(hook)
 
 
 if config.check:

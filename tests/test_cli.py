@@ -91,8 +91,8 @@ def test_sample(dualml: Command, run: Path) -> None:
 def test_resume_trains_on(dualml: Command, run: Path) -> None:
     finished = dualml("train", "--resume", "--plain", folder=run)
     assert (finished.returncode, "is finished after step 6" in finished.stderr) == (1, True)
-    refused = dualml("train", "--resume", "--lr", "1", folder=run)
-    assert (refused.returncode, "--lr cannot change in the middle of a run" in refused.stderr) == (1, True)
+    refused = dualml("train", "--resume", "--seed", "1", folder=run)
+    assert (refused.returncode, "--seed cannot change in the middle of a run" in refused.stderr) == (1, True)
     longer = dualml("train", "--resume", "--steps", "8", "--plain", folder=run)
     assert longer.returncode == 0, longer.stderr
     assert "going on after step 6" in longer.stdout

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dualml.train import PlainReporter, Reporter, RichReporter, make_reporter, plot
+from dualml.train.evaluation import Evaluation
 from dualml.train.metrics import Metrics, read
 from dualml.train.report import Progress, clock, sparkline
 
@@ -20,7 +21,7 @@ def test_reporters_say_it_all(kind: type[Reporter], capsys: pytest.CaptureFixtur
     monkeypatch.setenv("COLUMNS", "120")
     reporter = kind()
     reporter.start("gpt-nano", ["text: a [bracketed] name", "webgpu: llvmpipe"])
-    reporter.evaluated(100, 2.5)
+    reporter.evaluated(100, Evaluation(2.5, 100, 250))
     reporter.progress(NOW)
     reporter.sample(100, "def [/]brackets")
     reporter.planned(1500, 2.0, 9000)
@@ -57,7 +58,7 @@ def test_metrics_survive_a_cut_line(tmp_path: Path) -> None:
     metrics = Metrics(path)
     for step in (1, 2, 3):
         metrics.step(step, 4.0 - step, 1e-3, 1.0, 0.5)
-    metrics.validation(3, 1.5, 0.6)
+    metrics.validation(3, Evaluation(1.5, 10, 20), 0.6)
     metrics.flush()
     with path.open("a", encoding="utf-8") as file:
         file.write('{"step": 4, "lo')

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import TextIO
 
 import typer
 
 from .. import __version__
 from ..config import config
 from ..errors import DualmlError
-from . import devices, sample, train
+from . import devices, eval as evaluation, sample, train
 
 app = typer.Typer(
     name="dualml", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -35,11 +37,19 @@ def root(version: bool = typer.Option(False, "--version", callback=_version, is_
 
 app.command("train", help=train.HELP)(train.train)
 app.command("sample", help=sample.HELP)(sample.sample)
+app.command("eval", help=evaluation.HELP)(evaluation.evaluate)
 app.command("devices", help=devices.HELP)(devices.devices)
+
+
+def _warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+          line: str | None = None) -> None:
+    """A warning as one line, without the place in the code."""
+    print(f"dualml: {message}", file=sys.stderr)
 
 
 def main() -> None:
     """Runs the command line. What dualml raises on purpose is one line and exit code 1; DUALML_DEBUG=1 shows it all."""
+    warnings.showwarning = _warn
     try:
         app()
     except DualmlError as error:

@@ -54,6 +54,9 @@ SampleTokens = Annotated[int | None, typer.Option(help=(
     "Tokens in a sample on the way, three times as many in the one at the end; 0 for none."))]
 Seed = Annotated[int | None, typer.Option(help=(
     "Decides initial weights, order of data and dropout, on every backend alike."))]
+Precision = Annotated[str | None, typer.Option(help=(
+    "float32, float16 or bfloat16: of matrix products and attention, where the device has it. Weights stay float32."))]
+Board = Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard too, to DIR/tensorboard.")]
 Plain = Annotated[bool, typer.Option("--plain", help=(
     "Lines instead of a live display; so it is too where the output is no terminal."))]
 
@@ -62,21 +65,24 @@ def train(preset: Preset = "gpt-nano", text: TextOption = None, backend: Backend
           resume: Resume = False, steps: Steps = None, minutes: Minutes = None, batch: Batch = None,
           accumulation: Accumulation = None, context: Context = None, dropout: Dropout = None, lr: Rate = None,
           min_lr: MinRate = None, warmup: Warmup = None, eval_every: EvalEvery = None, eval_batches: EvalBatches = None,
-          sample_tokens: SampleTokens = None, seed: Seed = None, plain: Plain = False) -> None:
+          sample_tokens: SampleTokens = None, seed: Seed = None, precision: Precision = None,
+          tensorboard: Board = False, plain: Plain = False) -> None:
     from .. import train as training
     reporter = training.make_reporter(plain)
     changes = dict(text=text, batch=batch, accumulation=accumulation, context=context, dropout=dropout, lr=lr,
                    min_lr=min_lr, warmup=warmup, eval_every=eval_every, eval_batches=eval_batches,
-                   sample_tokens=sample_tokens, seed=seed)
+                   sample_tokens=sample_tokens, seed=seed, precision=precision)
     if resume:
+        kept: dict[str, Any] = {name: changes.pop(name) for name in training.MAY_CHANGE}
         _refuse_changes(changes, preset)
-        run = training.resume(out, backend, reporter, steps, minutes)
+        run = training.resume(out, backend, reporter, steps, minutes, tensorboard=tensorboard, **kept)
         if run.trainer.step >= run.trainer.plan.total:
+            run.close()
             raise DataError(f"[resume] {run.folder} is finished after step {run.trainer.step:,}. Train on with --steps "
                             "or --minutes, both counted from the run's beginning.")
     else:
         config = training.recipe(preset, steps=steps, minutes=minutes, **changes)
-        run = training.prepare(config, _choose_backend(backend, reporter), out, reporter)
+        run = training.prepare(config, _choose_backend(backend, reporter), out, reporter, tensorboard)
     _finish(run, run.execute(), run.trainer.reporter)
 
 

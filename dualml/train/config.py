@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from ..amp import PRECISIONS
 from ..errors import DataError
 from ..models import PRESETS
+
+_KINDS: dict[str, set[type]] = {"int": {int}, "float": {int, float}, "str": {str}, "bool": {bool}, "None": {type(None)}}
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class TrainConfig:
         eval_every: steps between validations, samples and checkpoints; 0 for six in a run.
         eval_batches: validation batches, the same ones each time.
         sample_tokens: in a sample on the way; three times as many at the end; 0 for none.
+        precision: of matrix products and attention, one of dualml.amp.PRECISIONS. All else is float32.
     """
 
     preset: str = "gpt-nano"
@@ -48,8 +52,13 @@ class TrainConfig:
     eval_batches: int = 20
     sample_tokens: int = 160
     seed: int = 1337
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            kind = type(getattr(self, field.name))
+            allowed = str(field.type).split(" | ")
+            self._check(field.name, any(kind in _KINDS[name] for name in allowed), f"of type {field.type}")
         positive = ("steps", "batch", "accumulation", "context", "lr", "eval_batches")
         for name in positive:
             self._check(name, getattr(self, name) > 0, "above 0")
@@ -57,11 +66,12 @@ class TrainConfig:
             self._check(name, getattr(self, name) >= 0, "0 or more")
         self._check("dropout", 0 <= self.dropout < 1, "in [0, 1)")
         self._check("minutes", self.minutes is None or 0 < self.minutes < math.inf, "above 0")
+        self._check("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         self._check("preset", self.preset in PRESETS, f"one of {', '.join(PRESETS)}")
 
     def _check(self, name: str, right: bool, expected: str) -> None:
         if not right:
-            raise DataError(f"[train] {name.replace('_', '-')} must be {expected}, got {getattr(self, name)}.")
+            raise DataError(f"[train] {name.replace('_', '-')} must be {expected}, got {getattr(self, name)!r}.")
 
     @property
     def tokens_per_step(self) -> int:

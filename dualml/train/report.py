@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from .evaluation import Evaluation
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -43,7 +45,7 @@ class Reporter:
 
     def progress(self, now: Progress) -> None: ...
 
-    def evaluated(self, step: int, loss: float) -> None: ...
+    def evaluated(self, step: int, found: Evaluation) -> None: ...
 
     def sample(self, step: int, text: str) -> None: ...
 
@@ -92,8 +94,8 @@ class PlainReporter(Reporter):
         self._print(f"step {now.step:>5}/{now.total or '?'}  loss {loss}  lr {now.rate:.1e}  {speed}  "
                     f"{clock(now.seconds_left)} left")
 
-    def evaluated(self, step: int, loss: float) -> None:
-        self._print(f"step {step:>5}  validation loss {loss:.4f}")
+    def evaluated(self, step: int, found: Evaluation) -> None:
+        self._print(f"step {step:>5}  validation loss {found}")
 
     def sample(self, step: int, text: str) -> None:
         self._print(f"--- sample after step {step} ---\n{text}\n---")
@@ -154,9 +156,10 @@ class RichReporter(Reporter):
         self._bar.update(self._task, completed=now.step, total=now.total, left=clock(now.seconds_left),
                          place=f"{now.step:,}" + (f"/{now.total:,}" if now.total else ""))
 
-    def evaluated(self, step: int, loss: float) -> None:
-        self.validations.append((step, loss))
-        self.console.print(f"step {step:,}: validation loss [bold magenta]{loss:.4f}[/]")
+    def evaluated(self, step: int, found: Evaluation) -> None:
+        self.validations.append((step, found.loss))
+        self.console.print(f"step {step:,}: validation loss [bold magenta]{found.loss:.4f}[/], perplexity "
+                           f"{found.perplexity:.2f}, {found.bits_per_byte:.3f} bits per byte")
 
     def sample(self, step: int, text: str) -> None:
         from rich.padding import Padding

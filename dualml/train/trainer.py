@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import checkpoints, creation, functional, optim, runtime
+from .. import amp, checkpoints, creation, functional, optim, random, runtime
 from ..data import TokenBatches
-from ..errors import TrainingError
+from ..errors import CheckpointError, TrainingError
 from ..models import GPT
-from ..tape import no_grad
 from ..tensor import Tensor
 from ..text import Tokenizer
 from .config import TrainConfig
+from .diagnose import diagnose
+from .evaluation import Evaluation, evaluate, text_size
 from .metrics import Metrics
 from .plan import MOST_PAUSES, Clock, Plan, learning_rate
 from .report import Progress, Reporter
@@ -38,6 +40,16 @@ def make_optimizer(model: GPT, config: TrainConfig) -> optim.AdamW:
     return optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
 
 
+@dataclass(frozen=True)
+class _Unread:
+    """A step whose losses and gradient norm are still on the device, and where the random stream stood before it."""
+
+    step: int
+    rate: float
+    random: dict[str, int]
+    values: list[Tensor]
+
+
 class Trainer:
     """Trains a GPT on batches and keeps its run folder: checkpoints, metrics.jsonl.
 
@@ -52,6 +64,8 @@ class Trainer:
         self.model, self.data, self.tokenizer, self.config = model, data, tokenizer, config
         self.folder, self.reporter, self.about = folder, reporter or Reporter(), dict(about or {})
         self.backend = runtime.get(model.wte.weight.backend)
+        self.precision = amp.check(config.precision, self.backend.name)
+        self.scaler = amp.LossScaler(self.precision, self.backend.name)
         self.optimizer = make_optimizer(model, config)
         self.metrics = Metrics(folder / "metrics.jsonl" if folder else None)
         self.plan, self.clock = Plan.start(config), Clock()
@@ -59,65 +73,93 @@ class Trainer:
         self.spent = 0.0  # seconds in this and earlier processes
         self.best: dict[str, float] = {}  # step and loss of the best validation
         self._saved = -1  # step of the last checkpoint
-        self._unread: list[tuple[int, float, list[Tensor]]] = []  # step, rate, losses and gradient norm
+        self._unread: list[_Unread] = []
+        self._val_size: tuple[int, int] | None = None  # tokens and bytes of a validation
 
     # ---- one step ---------------------------------------------------------------------------------------------------
 
     def forward(self, part: str, index: int) -> Tensor:
         """The loss of a batch, a scalar on the device."""
         tokens, targets = (creation.tensor(a, backend=self.backend.name) for a in self.data.get(part, index))
-        loss: Tensor = self.model(tokens, targets)[1]
+        with amp.autocast(self.precision):
+            loss: Tensor = self.model(tokens, targets)[1]
         return loss
 
+    def _passes(self, step: int) -> Iterator[Tensor]:
+        """The losses of a step's micro-batches, each computed when it is asked for."""
+        count = self.config.accumulation
+        return (self.forward("train", step * count + micro) for micro in range(count))
+
     def train_step(self) -> None:
-        """Forward and backward of each micro-batch, clipping, one AdamW step. Waits for nothing."""
+        """Forward and backward of each micro-batch, clipping, one AdamW step, which changes nothing where a gradient is
+        not finite. Waits for nothing, but in float16 for whether the step was done: a skipped one must not count."""
         config, rate = self.config, learning_rate(self.config, self.plan, self.step)
-        losses = []
-        for micro in range(config.accumulation):
-            loss = self.forward("train", self.step * config.accumulation + micro)
-            (loss if config.accumulation == 1 else loss * (1.0 / config.accumulation)).backward()
+        start, seed, losses = random.get_state(), self.scaler.seed(config.accumulation), []
+        for loss in self._passes(self.step):
+            loss.backward(seed)
             losses.append(loss.detach())
-        norm = optim.clip_grad_norm_(self.model.parameters(), config.clip or 1e30)
+        factor, norm = self.scaler.factor(optim.grad_norm(self.model.parameters()), config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
+        self.optimizer.step(factor)
+        if self.scaler.dynamic and not float(factor):
+            self.optimizer.uncount()
         self.optimizer.zero_grad()
-        self._unread.append((self.step, rate, [*losses, norm]))
+        self._unread.append(_Unread(self.step, rate, start, [*losses, norm]))
         self.step += 1
 
     def read_losses(self) -> None:
         """Brings the losses of all steps since the last reading to the host, in one transfer.
 
         Raises:
-            TrainingError: a loss is not a finite number.
+            TrainingError: a loss or gradient is not finite, and it is no overflow that a loss scale can mend. The
+                message has a diagnosis.
         """
         if not self._unread:
             return
         unread, self._unread = self._unread, []
-        values = functional.stack([t.reshape(()) for _, _, kept in unread for t in kept]).numpy()
-        for (step, rate, _), row in zip(unread, values.reshape(len(unread), -1), strict=True):
-            loss, norm = float(row[:-1].mean()), float(row[-1])
-            if not math.isfinite(loss):
-                raise TrainingError(f"[train] the loss became {loss} at step {step + 1}. Use a lower --lr (it was "
-                                    f"{rate:.1e}) or go back to the last checkpoint with --resume.")
-            self.metrics.step(step + 1, loss, rate, norm, self.spent)
+        values = functional.stack([t.reshape(()) for u in unread for t in u.values]).numpy()
+        read = [(u, float(row[:-1].mean()), float(row[-1]))
+                for u, row in zip(unread, values.reshape(len(unread), -1), strict=True)]
+        bad = [found for found in read if not math.isfinite(sum(found[1:]))]
+        broken = None
+        if bad and not self.scaler.dynamic:
+            broken = bad[0]
+        elif bad and self.scaler.state_dict()["stopped"]:
+            broken = bad[-1]  # earlier ones may have been skipped; the weights are still those of this one
+        for step, loss, norm in read if broken is None else read[:read.index(broken)]:
+            self.metrics.step(step.step + 1, loss, step.rate, norm, self.spent)
         self.metrics.flush()
+        if broken is not None:
+            raise self._failure(*broken)
+
+    def _failure(self, unread: _Unread, loss: float, norm: float) -> TrainingError:
+        """What happened in a step whose loss or gradients are not finite, what is kept, and what to try."""
+        what = f"loss became {loss}" if not math.isfinite(loss) else f"gradient norm became {norm}"
+        said = diagnose(self.model.named_parameters(), lambda: self._passes(unread.step),
+                        self.scaler.seed(self.config.accumulation), unread.random)
+        short = "" if self.precision.name == "float32" else " or --precision float32"
+        try:
+            kept = checkpoints.latest(self.folder / "checkpoints" if self.folder else Path(), say=lambda text: None)
+            said.append(f"Kept: {kept}. As it was, the run would come to this step again: go on with --resume and a "
+                        f"lower --lr (it was {self.config.lr:g}){short}.")
+        except CheckpointError:
+            said.append(f"There was no checkpoint yet. Try a lower --lr (it was {self.config.lr:g}), a longer --warmup"
+                        f"{short}.")
+        return TrainingError("\n  ".join([f"[train] the {what} at step {unread.step + 1}.", *said]))
 
     # ---- pauses -----------------------------------------------------------------------------------------------------
 
-    def evaluate(self) -> float:
-        """Mean loss over the same `eval_batches` validation batches every time."""
-        self.model.eval()
-        try:
-            with no_grad():
-                losses = [self.forward("val", index) for index in range(self.config.eval_batches)]
-                mean = float(functional.stack([loss.reshape(()) for loss in losses]).numpy().mean(dtype=np.float64))
-        finally:
-            self.model.train()
-        if not self.best or mean < self.best["loss"]:
-            self.best = {"step": self.step, "loss": mean}
-        self.metrics.validation(self.step, mean, self.spent)
-        return mean
+    def evaluate(self) -> Evaluation:
+        """Over the same `eval_batches` validation batches every time."""
+        batches = self.config.eval_batches
+        if self._val_size is None:
+            self._val_size = text_size(self.data, self.tokenizer, batches)
+        found = evaluate(self.model, self.forward, batches, *self._val_size)
+        if not self.best or found.loss < self.best["loss"]:
+            self.best = {"step": self.step, "loss": found.loss}
+        self.metrics.validation(self.step, found, self.spent)
+        return found
 
     def sample(self, tokens: int, seconds: float, prompt: str = "\n", temperature: float = 0.8) -> str:
         """Text the model writes now: so many tokens, or as many as come in so many seconds."""
@@ -140,9 +182,9 @@ class Trainer:
             return None
         state = {**self.about, "config": self.config.to_dict(), "model": self.model.config.to_dict(),
                  "tokenizer": self.tokenizer.to_dict(), "plan": self.plan.to_dict(), "best": self.best,
-                 "spent": self.spent, "backend": self.backend.name}
+                 "spent": self.spent, "backend": self.backend.name, "scaler": self.scaler.state_dict()}
         protect = (int(self.best["step"]),) if self.best else ()
-        self.metrics.flush()
+        self.metrics.flush(sync=True)  # a checkpoint's losses must not be lost where it is not
         self._saved = self.step
         folder = self.folder / "checkpoints"
         return checkpoints.save(folder, self.step, self.model, self.optimizer, state, protect=protect)
@@ -150,9 +192,13 @@ class Trainer:
     def restore(self, path: Path) -> None:
         """Goes on from a checkpoint as if there had been no break."""
         state = checkpoints.load(path, self.model, self.optimizer)
-        self.step, self.spent, self.best = state["step"], state["spent"], state["best"]
-        if state["config"]["steps"] == self.config.steps and state["config"]["minutes"] == self.config.minutes:
-            self.plan = Plan(**state["plan"])
+        with checkpoints.reading(path):
+            self.step, self.spent, self.best = state["step"], float(state["spent"]), dict(state["best"])
+            scale = dict(state["scaler"])
+            if state["config"]["precision"] == self.config.precision:
+                self.scaler.load_state_dict(scale)
+            if state["config"]["steps"] == self.config.steps and state["config"]["minutes"] == self.config.minutes:
+                self.plan = Plan(**state["plan"])
         self.metrics.rewind(self.step)
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
