@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -64,6 +65,19 @@ def test_memory_of_tensors_in_a_cycle_is_used_again() -> None:
         gc.collect()
         again = [dm.full((size * 1000,), float(size)) for size in range(1, 40)]
         assert [(x * 2).sum().item() for x in again] == [2000.0 * size * size for size in range(1, 40)]
+
+
+def test_freeing_waits_for_nobody() -> None:
+    """A thread that reads holds the lock and waits for wgpu-py's own thread, in which the collector may free buffers."""
+    backend = runtime.get("webgpu")
+    held = [empty((1000,), dm.float32, backend)]
+    before = backend.memory()["in_use"]
+    with backend._lock:
+        other = threading.Thread(target=held.clear, daemon=True)
+        other.start()
+        other.join(10)
+        assert not other.is_alive()
+    assert backend.memory()["in_use"] < before
 
 
 GONE = """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,7 @@ class WebGpuBackend(Backend):
         self.limits = limits
         info = adapter.info
         self._pool: dict[int, list[Any]] = {}
+        self._freed: deque[tuple[Any, int]] = deque()
         self._lent: dict[int, Any] = {}  # handles of living buffers, for the collector's sake: it would release the
         #                                  handle of a buffer in a cycle, which `free` has just put into the pool
         self._groups: dict[Any, Any] = {}
@@ -113,6 +115,7 @@ class WebGpuBackend(Backend):
                              "asks for more than a browser would give.")
         size = _size_class(nbytes)
         with self._lock:
+            self._take_back()
             if self.pooled > _POOL_LIMIT:
                 self.trim()
             free = self._pool.get(size)
@@ -140,10 +143,16 @@ class WebGpuBackend(Backend):
                                f"{self.in_use / 2**20:.0f} MiB are in use. Use a smaller batch or model.")
 
     def free(self, handle: Any, nbytes: int) -> None:
-        size = _size_class(nbytes)
-        with self._lock:  # nothing more: the collector may call this in the middle of a launch
-            self.in_use -= size
+        """Waits for nothing: the collector may call this in any thread, such as the one of wgpu-py that a reading
+        thread waits for while it holds the lock."""
+        self._freed.append((handle, _size_class(nbytes)))
+
+    def _take_back(self) -> None:
+        """Puts what was freed into the pool. Called with the lock held."""
+        while self._freed:
+            handle, size = self._freed.popleft()
             del self._lent[id(handle)]
+            self.in_use -= size
             self._pool.setdefault(size, []).append(handle)
             self.pooled += size
 
@@ -151,6 +160,7 @@ class WebGpuBackend(Backend):
         """Gives pooled memory back to the driver."""
         with self._lock:
             self._flush()
+            self._take_back()
             self._pool.clear()
             self._groups.clear()  # bind groups keep their buffers alive
             self.pooled = 0
@@ -182,6 +192,8 @@ class WebGpuBackend(Backend):
             self._guard(self.gpu.queue.submit, [encoder.finish()])
 
     def memory(self) -> dict[str, int]:
+        with self._lock:
+            self._take_back()
         return {"in_use": self.in_use, "peak": self.peak, "pool": self.pooled}
 
     # ---- programs ----
