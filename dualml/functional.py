@@ -11,6 +11,8 @@ from .dims import normal_dim
 from .errors import DTypeError, ShapeError
 from .ops import attention, cross_entropy as ce, dropout as drop, embedding as emb, layout, matmul, norm
 from .ops.bias_gelu import BiasGelu
+from .ops.gated_unit import GatedUnit
+from .ops.rope import Rope
 from .random import default_generator
 from .tape import apply
 from .tensor import Number, Tensor, elementwise
@@ -115,6 +117,19 @@ def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
     return result
 
 
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) * value of packed x = [gate, value]: [..., 2C] -> [..., C] (Shazeer 2020, arXiv 2002.05202)."""
+    result: Tensor = apply(GatedUnit, x, activation="silu")
+    return result
+
+
+def geglu(x: Tensor, approximate: str = "none") -> Tensor:
+    """gelu(gate) * value of packed x = [gate, value]: [..., 2C] -> [..., C] (Shazeer 2020, arXiv 2002.05202)."""
+    _check_approximate("geglu", approximate)
+    result: Tensor = apply(GatedUnit, x, activation="gelu_tanh" if approximate == "tanh" else "gelu")
+    return result
+
+
 def embedding(indices: Tensor, weight: Tensor) -> Tensor:
     """Rows of weight [V, C] by int32 indices [...] -> [..., C]. An index outside [0, V) gives a row of NaN."""
     result: Tensor = apply(emb.Embedding, weight, indices)
@@ -176,6 +191,21 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
 
 
 # ---- attention ----------------------------------------------------------------------------------------------------
+
+
+def rope(x: Tensor, table: Tensor, heads: int, *, turned: int | None = None, starts: Tensor | None = None,
+         offset: int = 0) -> Tensor:
+    """Rotary position embedding, half-split as in Llama (Su et al. 2021, arXiv 2104.09864).
+
+    Args:
+        x: [..., T, heads*D].
+        table: [S, 2, D/2], cosines and sines of every position. No gradient flows to it.
+        turned: how many heads are turned, from the first; the rest are copied. All by default.
+        starts: int32 position of the first token: one number, or one for each sequence; 0 by default.
+        offset: is added to all positions. Where the table does not reach, the result is NaN.
+    """
+    result: Tensor = apply(Rope, x, table, starts, heads=heads, turned=turned, offset=offset)
+    return result
 
 
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool = False,

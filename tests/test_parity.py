@@ -169,7 +169,7 @@ def test_gradient_rule(name: str) -> None:
             return sum(float((o * w).sum()) for o, w in zip(outputs, weights, strict=True) if o.dtype.kind == "f")
 
         for place, x in enumerate(case.inputs):
-            if x is None or x.dtype.kind != "f" or not x.size:
+            if x is None or x.dtype.kind != "f" or not x.size or place in kind.constant:
                 continue
             found = base.gradients[place]
             found = np.zeros(x.shape) if found is None else found

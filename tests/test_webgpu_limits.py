@@ -68,7 +68,7 @@ def test_memory_of_tensors_in_a_cycle_is_used_again() -> None:
 
 
 def test_freeing_waits_for_nobody() -> None:
-    """A thread that reads holds the lock and waits for wgpu-py's own thread, in which the collector may free buffers."""
+    """Who reads holds the lock and waits for a thread of wgpu-py, in which the collector may free buffers."""
     backend = runtime.get("webgpu")
     held = [empty((1000,), dm.float32, backend)]
     before = backend.memory()["in_use"]

@@ -11,7 +11,7 @@ import typer
 from .. import __version__
 from ..config import config
 from ..errors import DualmlError
-from . import devices, eval as evaluation, sample, train
+from . import devices, eval as evaluation, inspect as inspection, sample, tokenizer, train
 
 app = typer.Typer(
     name="dualml", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -38,7 +38,9 @@ def root(version: bool = typer.Option(False, "--version", callback=_version, is_
 app.command("train", help=train.HELP)(train.train)
 app.command("sample", help=sample.HELP)(sample.sample)
 app.command("eval", help=evaluation.HELP)(evaluation.evaluate)
+app.command("inspect", help=inspection.HELP)(inspection.inspect)
 app.command("devices", help=devices.HELP)(devices.devices)
+app.add_typer(tokenizer.app, name="tokenizer")
 
 
 def _warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +20,8 @@ HELP = """Generate text from a trained model.
   dualml sample --temperature 0.5 --top-k 20            safer, more repetitive
 
   dualml sample --out runs/gpt-nano-pydoc --step 500    an earlier checkpoint of a certain run
+
+  dualml sample --model ~/models/SmolLM2-135M           a folder in Hugging Face's form, or a repository of its hub
 """
 
 Prompt = Annotated[str, typer.Option(help="The text to go on from.")]
@@ -28,18 +31,51 @@ TopK = Annotated[int | None, typer.Option("--top-k", help="Draw only among so ma
 Seed = Annotated[int, typer.Option(help="The same seed writes the same text.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder. Default: the newest one.")]
 Step = Annotated[int | None, typer.Option(help="The checkpoint of this step instead of the newest.")]
+Model = Annotated[str | None, typer.Option("--model", metavar="DIR|REPO", help=(
+    "A GPT-2, Llama, Qwen2 or Qwen3 from a folder or the Hugging Face hub, instead of a run."))]
 Backend = Annotated[str, typer.Option(help="auto, cpu, webgpu or cuda.")]
 
 
 def sample(prompt: Prompt = "\n", tokens: Tokens = 400, temperature: Temperature = 0.8, top_k: TopK = None,
-           seed: Seed = 0, out: Out = None, step: Step = None, backend: Backend = "auto") -> None:
-    from itertools import islice
-
-    from ..train import load_for_sampling
-    model, tokenizer, path = load_for_sampling(out, backend, step)
-    begin = tokenizer.encode(prompt)
-    print(f"# {path}, on {model.wte.weight.backend}", file=sys.stderr)
+           seed: Seed = 0, out: Out = None, step: Step = None, model: Model = None, backend: Backend = "auto") -> None:
+    from itertools import islice, takewhile
+    found, tokenizer, path = _load(model, out, step, backend)
+    known = {"add_special": True} if model is not None else {}
+    begin, ends = tokenizer.encode(prompt, **known), _ends(found, tokenizer)
+    print(f"# {path}, on {found.wte.weight.backend}", file=sys.stderr)
     print(prompt, end="", flush=True)
-    for token in islice(model.stream(begin, temperature, top_k, seed), tokens):
-        print(tokenizer.decode([token]), end="", flush=True)
+    drawn = islice(takewhile(lambda t: t not in ends, found.stream(begin, temperature, top_k, seed)), tokens)
+    for text in _texts(tokenizer, drawn):
+        print(text, end="", flush=True)
     print()
+
+
+def _load(model: str | None, out: Path | None, step: int | None, backend: str) -> tuple[Any, Any, Any]:
+    """A model, its tokenizer, and where they came from."""
+    from ..errors import DataError
+    if model is None:
+        from ..train import load_for_sampling
+        return load_for_sampling(out, backend, step)
+    if out is not None or step is not None:
+        raise DataError("[sample] --model cannot be combined with --out or --step, which choose a run.")
+    from ..models import from_pretrained
+    found, tokenizer = from_pretrained(Path(model).expanduser() if model.startswith("~") else model, backend)
+    if not hasattr(found, "stream"):
+        raise DataError(f"[sample] --model must be a model that writes text, got a {type(found).__name__}.")
+    if tokenizer is None:
+        raise DataError(f"[sample] {model} has no tokenizer.json, which text needs. Add the file to the folder.")
+    return found, tokenizer, model
+
+
+def _ends(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens that end a text."""
+    named = getattr(model, "source_config", {}).get("eos_token_id")
+    return {t for t in [*(named if isinstance(named, list) else [named]), getattr(tokenizer, "end_of_text", None)]
+            if isinstance(t, int)}
+
+
+def _texts(tokenizer: Any, tokens: Iterator[int]) -> Iterator[str]:
+    from ..text import decode_stream
+    if hasattr(tokenizer, "decode_bytes"):
+        return decode_stream(tokenizer, tokens, skip_special=True)
+    return (tokenizer.decode([token]) for token in tokens)

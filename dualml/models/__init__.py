@@ -1,6 +1,10 @@
 """Models built from dualml.nn. One definition runs on every backend."""
 
+from .bert import Bert, BertConfig
 from .gpt import GPT, PRESETS, GPTConfig
+from .llama import Llama, LlamaConfig
+from .pretrained import from_pretrained, save_pretrained
 from .sampling import sample_token
 
-__all__ = ["GPT", "PRESETS", "GPTConfig", "sample_token"]
+__all__ = ["GPT", "PRESETS", "Bert", "BertConfig", "GPTConfig", "Llama", "LlamaConfig", "from_pretrained",
+           "sample_token", "save_pretrained"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from .. import creation
 from ..errors import ShapeError
@@ -10,6 +13,22 @@ from ..tape import no_grad
 from ..tensor import Tensor
 
 _MOST_DRAWS = 1000  # of trunc_normal_
+_skips: ContextVar[bool] = ContextVar("skips", default=False)
+
+
+@contextmanager
+def skipped() -> Iterator[None]:
+    """Within it layers draw no initial values: for a model whose weights come from a file."""
+    token = _skips.set(True)
+    try:
+        yield
+    finally:
+        _skips.reset(token)
+
+
+def skipping() -> bool:
+    """Whether initial values are left out."""
+    return _skips.get()
 
 
 def _fans(op: str, x: Tensor) -> tuple[int, int]:
@@ -22,12 +41,12 @@ def _fans(op: str, x: Tensor) -> tuple[int, int]:
 
 def uniform_(x: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
     with no_grad():
-        return x.copy_(creation.rand_like(x) * (b - a) + a)
+        return x if skipping() else x.copy_(creation.rand_like(x) * (b - a) + a)
 
 
 def normal_(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     with no_grad():
-        return x.copy_(creation.randn_like(x) * std + mean)
+        return x if skipping() else x.copy_(creation.randn_like(x) * std + mean)
 
 
 def constant_(x: Tensor, value: float) -> Tensor:

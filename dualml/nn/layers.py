@@ -38,7 +38,8 @@ class Embedding(Module):
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.weight = Parameter(creation.randn(num_embeddings, embedding_dim))
+        make = creation.empty if init.skipping() else creation.randn
+        self.weight = Parameter(make(num_embeddings, embedding_dim))
 
     def forward(self, indices: Tensor) -> Tensor:
         return F.embedding(indices, self.weight)

@@ -50,6 +50,7 @@ class Op:
     """
 
     name: ClassVar[str] = ""
+    constant: ClassVar[tuple[int, ...]] = ()  # floating point inputs that have no gradient: tables, masks
     needs: tuple[bool, ...] = ()           # which inputs want a gradient; False everywhere under no_grad
     into: tuple[Array | None, ...] = ()    # where backward may write an input's gradient, to save a copy
 

@@ -56,6 +56,10 @@ class CharTokenizer:
                             f"{found.max()}.")
         return "".join(self.characters[t] for t in found)
 
+    def safe_cut(self, data: bytes) -> int:
+        """The last place of UTF-8 text where a character begins: text may be cut anywhere between two."""
+        return next((i for i in range(len(data) - 1, 0, -1) if data[i] & 0xC0 != 0x80), 0)
+
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "char", "characters": self.characters}
 

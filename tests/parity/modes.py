@@ -30,7 +30,7 @@ class GuardedWebGpu(WebGpuBackend):
         super().__init__()
         self._words: dict[int, int] = {}
         self._count = itertools.count()
-        self._freed: list[tuple[Any, int]] = []  # looked at later: a finalizer runs anywhere, and must do little
+        self._unchecked: list[tuple[Any, int]] = []  # looked at later: a finalizer runs anywhere, and must do little
 
     def alloc(self, nbytes: int) -> Buffer:
         buffer = super().alloc(nbytes + GUARD)
@@ -43,11 +43,11 @@ class GuardedWebGpu(WebGpuBackend):
         return buffer
 
     def free(self, handle: Any, nbytes: int) -> None:
-        self._freed.append((handle, nbytes))
+        self._unchecked.append((handle, nbytes))
 
     def overruns(self) -> list[str]:
         """What was found behind buffers freed since the last call; they go back to the pool."""
-        freed, self._freed, found = self._freed, [], []
+        freed, self._unchecked, found = self._unchecked, [], []
         for handle, nbytes in freed:
             padded = -(-nbytes // 4) * 4  # transfers are whole words
             behind = self.read(SimpleNamespace(handle=handle), padded, np.dtype(np.uint32), GUARD // 4 - 1)

@@ -1,0 +1,74 @@
+"""The merging of byte pairs. A word is a string with one character, chr(id), per token: a merge is str.replace."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+
+LONG = 48  # tokens of a word from which a heap is faster than looking at all pairs each time
+
+
+class Merger:
+    """Merges a word's pairs in the order of their ranks.
+
+    Args:
+        merges: (left id, right id, merged id), best first.
+    """
+
+    def __init__(self, merges: Sequence[tuple[int, int, int]]) -> None:
+        self._rank: dict[str, int] = {}
+        self._merged = [chr(merged) for _, _, merged in merges]
+        for rank, (left, right, _) in enumerate(merges):
+            self._rank.setdefault(chr(left) + chr(right), rank)
+        self._ordered = _ordered(merges)
+
+    def __call__(self, word: str) -> str:
+        """The word with all merges done."""
+        if len(word) > LONG or not self._ordered:
+            return self._by_heap(word)
+        rank, merged, none = self._rank.get, self._merged, len(self._merged)
+        while len(word) > 1:
+            best = min([rank(word[i:i + 2], none) for i in range(len(word) - 1)])
+            if best == none:
+                break
+            new = merged[best]
+            at = next(i for i in range(len(word) - 1) if rank(word[i:i + 2]) == best)
+            word = word[:at] + word[at:].replace(word[at:at + 2], new)
+        return word
+
+    def _by_heap(self, word: str) -> str:
+        """The same in O(n log n), the leftmost of equal pairs first, one at a time."""
+        rank, end = self._rank, len(word)
+        tokens: list[str] = list(word)
+        before, after = list(range(-1, end - 1)), list(range(1, end + 1))
+        heap = [(rank[pair], i, pair) for i in range(end - 1) if (pair := word[i:i + 2]) in rank]
+        heapq.heapify(heap)
+        while heap:
+            best, i, pair = heapq.heappop(heap)
+            j = after[i]
+            if not tokens[i] or j == end or tokens[i] + tokens[j] != pair:
+                continue  # one of the two was merged with another since
+            tokens[i], tokens[j] = self._merged[best], ""
+            after[i] = following = after[j]
+            if following < end:
+                before[following] = i
+            for left, right in ((before[i], i), (i, following)):
+                if left >= 0 and right < end:
+                    new = tokens[left] + tokens[right]
+                    if new in rank:
+                        heapq.heappush(heap, (rank[new], left, new))
+        return "".join(tokens)
+
+
+def _ordered(merges: Sequence[tuple[int, int, int]]) -> bool:
+    """Whether no merge needs a token that a later one makes: then all equal pairs may be merged at once."""
+    last: dict[int, int] = {}
+    for rank, (_, _, merged) in enumerate(merges):
+        last[merged] = rank
+    return all(last.get(left, -1) < rank and last.get(right, -1) < rank
+               for rank, (left, right, _) in enumerate(merges))
+
+
+def as_merger(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Merger:
+    """A merger from the spelled pairs of a file, of which all are in the vocabulary."""
+    return Merger([(vocab[a], vocab[b], vocab[a + b]) for a, b in merges])
