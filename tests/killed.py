@@ -102,8 +102,8 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "before replace": lambda: _around(os, "replace", True), "after replace": lambda: _around(os, "replace", False),
     "half a text": _half_a_text, "half the weights": _half_the_weights, "half a removal": _half_a_removal,
     "half a line": _half_a_line, "before mkdir": lambda: _around(Path, "mkdir", True),
-    "before the optimizer": lambda: _around(optim.AdamW, "step", True),
-    "after the optimizer": lambda: _around(optim.AdamW, "step", False),
+    "before the optimizer": lambda: _around(optim.AdamW, "hyper", True),  # a replayed step calls no more
+    "after the optimizer": lambda: _around(optim.AdamW, "zero_grad", True),
     "while hashing": lambda: _around(checkpoints, "sha256", True),
     "while resuming": lambda: _around(checkpoints, "load_model", False),
     "before the commit": lambda: _around(checkpoints, "write_json", True),

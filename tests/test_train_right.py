@@ -308,15 +308,15 @@ def test_the_command_line_ends_with_the_diagnosis(tmp_path: Path, cpu: None, mon
                                                   capsys: pytest.CaptureFixture[str]) -> None:
     from dualml.cli.main import main
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
-    real = optim.AdamW.step
+    real = optim.AdamW.zero_grad
 
-    def spoil(self: optim.AdamW, scale: dm.Tensor | None = None) -> None:
-        real(self, scale)
+    def spoil(self: optim.AdamW) -> None:
+        real(self)
         if max(next(iter(self.steps.values()))) == 5:
             with dm.no_grad():
                 self.param_groups[0]["params"][0].fill_(math.inf)
 
-    monkeypatch.setattr(optim.AdamW, "step", spoil)
+    monkeypatch.setattr(optim.AdamW, "zero_grad", spoil)
     monkeypatch.setattr("sys.argv", [
         "dualml", "train", "--text", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run"), "--steps", "20",
         "--batch", "2", "--context", "8", "--eval-every", "4", "--eval-batches", "1", "--sample-tokens", "0", "--plain",
@@ -329,7 +329,7 @@ def test_the_command_line_ends_with_the_diagnosis(tmp_path: Path, cpu: None, mon
     assert "first wte.weight" in said
     assert "step-000004" in said
     assert [line["step"] for line in read(tmp_path / "run" / "metrics.jsonl") if "loss" in line] == [1, 2, 3, 4, 5]
-    monkeypatch.setattr(optim.AdamW, "step", real)  # whatever it was, a lower rate is taken on the way
+    monkeypatch.setattr(optim.AdamW, "zero_grad", real)  # whatever it was, a lower rate is taken on the way
     run = resume(tmp_path / "run", lr=1e-4, precision="float16")
     assert run.trainer.scaler.state_dict()["scale"] == 2.0**16
     assert run.execute()

@@ -16,6 +16,7 @@ from .. import amp, checkpoints, creation, functional, optim, random, runtime
 from ..data import TokenBatches
 from ..errors import CheckpointError, TrainingError
 from ..models import GPT
+from ..programs import capture
 from ..tensor import Tensor
 from ..text import Tokenizer
 from .config import TrainConfig
@@ -67,6 +68,7 @@ class Trainer:
         self.precision = amp.check(config.precision, self.backend.name)
         self.scaler = amp.LossScaler(self.precision, self.backend.name)
         self.optimizer = make_optimizer(model, config)
+        self._replayed = capture(self._work)
         self.metrics = Metrics(folder / "metrics.jsonl" if folder else None)
         self.plan, self.clock = Plan.start(config), Clock()
         self.step = 0
@@ -80,9 +82,14 @@ class Trainer:
 
     def forward(self, part: str, index: int) -> Tensor:
         """The loss of a batch, a scalar on the device."""
-        tokens, targets = (creation.tensor(a, backend=self.backend.name) for a in self.data.get(part, index))
+        return self.loss(*self.data.get(part, index))
+
+    def loss(self, tokens: np.ndarray | Tensor, targets: np.ndarray | Tensor) -> Tensor:
+        """The loss of tokens and targets, int32 [B,T] each."""
+        placed = [a if isinstance(a, Tensor) else creation.tensor(a, backend=self.backend.name)
+                  for a in (tokens, targets)]
         with amp.autocast(self.precision):
-            loss: Tensor = self.model(tokens, targets)[1]
+            loss: Tensor = self.model(*placed)[1]
         return loss
 
     def _passes(self, step: int) -> Iterator[Tensor]:
@@ -92,21 +99,31 @@ class Trainer:
 
     def train_step(self) -> None:
         """Forward and backward of each micro-batch, clipping, one AdamW step, which changes nothing where a gradient is
-        not finite. Waits for nothing, but in float16 for whether the step was done: a skipped one must not count."""
-        config, rate = self.config, learning_rate(self.config, self.plan, self.step)
-        start, seed, losses = random.get_state(), self.scaler.seed(config.accumulation), []
-        for loss in self._passes(self.step):
-            loss.backward(seed)
-            losses.append(loss.detach())
-        factor, norm = self.scaler.factor(optim.grad_norm(self.model.parameters()), config.clip)
+        not finite; from the third step on it is replayed. Waits for nothing, but in float16 for whether the step was
+        done: a skipped one must not count."""
+        rate, start = learning_rate(self.config, self.plan, self.step), random.get_state()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step(factor)
+        count = self.config.accumulation
+        batches = [self.data.get("train", self.step * count + micro) for micro in range(count)]
+        with runtime.use_backend(self.backend.name):
+            values, factor = self._work(batches) if self.scaler.dynamic else self._replayed(batches)
         if self.scaler.dynamic and not float(factor):
             self.optimizer.uncount()
         self.optimizer.zero_grad()
-        self._unread.append(_Unread(self.step, rate, start, [*losses, norm]))
+        self._unread.append(_Unread(self.step, rate, start, values))
         self.step += 1
+
+    def _work(self, batches: list[tuple[Any, Any]]) -> tuple[list[Tensor], Tensor]:
+        """What a step does to the device. Returns losses and gradient norm, and what gradients were multiplied by."""
+        seed, losses = self.scaler.seed(self.config.accumulation), []
+        for tokens, targets in batches:
+            loss = self.loss(tokens, targets)
+            loss.backward(seed)
+            losses.append(loss.detach())
+        factor, norm = self.scaler.factor(optim.grad_norm(self.model.parameters()), self.config.clip)
+        self.optimizer.step(factor)
+        return [*losses, norm], factor
 
     def read_losses(self) -> None:
         """Brings the losses of all steps since the last reading to the host, in one transfer.
