@@ -351,3 +351,24 @@ def test_metrics_hold_json_only(tmp_path: Path) -> None:
     again = Metrics(tmp_path / "metrics.jsonl")
     again.rewind(3)
     assert again.losses == [(1, 2.0), (2, 2.0)]
+
+
+def test_byte_pairs_learned_from_the_text(tmp_path: Path, cpu: None) -> None:
+    """A run with --tokenizer bpe:N keeps its tokenizer, goes on with it, and samples whole characters."""
+    (tmp_path / "text.txt").write_text("Der Bär fährt über die Brücke – 東京 🙂.\n" * 200, encoding="utf-8")
+    settings = recipe("gpt-nano", text=str(tmp_path / "text.txt"), tokenizer="bpe:280", steps=3, batch=2, context=16,
+                      eval_batches=1, sample_tokens=8)
+    run = prepare(settings, "cpu", tmp_path / "run")
+    assert run.trainer.model.config.vocab_size == 280
+    assert run.execute()
+    again = resume(tmp_path / "run", steps=4)
+    assert again.trainer.tokenizer.to_dict() == run.trainer.tokenizer.to_dict()
+    again.close()
+    run.trainer.tokenizer.save(tmp_path / "tokenizer.json")
+    from dualml.train.run import make_tokenizer
+    loaded = make_tokenizer(str(tmp_path / "tokenizer.json"), "")
+    assert loaded.encode("Brücke 🙂").tolist() == run.trainer.tokenizer.encode("Brücke 🙂").tolist()
+    for wrong, message in (("bpe:x", "expected char, bpe:N"), ("bpe:100", "vocab"), ("nowhere.json", "tokenizer.json"),
+                           ("bpe:90000", "needs a longer text")):
+        with pytest.raises(DataError, match=message):
+            make_tokenizer(wrong, "abc abc")

@@ -33,6 +33,8 @@ backend found. The run's folder keeps checkpoints, metrics.jsonl, loss.png and a
 Preset = Annotated[str, typer.Option(help="Model and recipe: gpt-nano, gpt-shakespeare, gpt-12m or gpt2.")]
 TextOption = Annotated[str | None, typer.Option("--text", metavar="NAME|FILE", help=(
     "pydoc (Python's documentation), shakespeare (downloaded once, 1.1 MB), or any UTF-8 file. Default: pydoc."))]
+TokenizerOption = Annotated[str | None, typer.Option("--tokenizer", metavar="char|bpe:N|FILE", help=(
+    "Characters, N byte pairs learned from the text (bpe:4096), or a tokenizer.json. Default: the preset's."))]
 BackendOption = Annotated[str | None, typer.Option("--backend", help=(
     "auto, cpu, webgpu or cuda. auto takes CUDA, else WebGPU on a real GPU, else the CPU."))]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help=(
@@ -61,17 +63,18 @@ Plain = Annotated[bool, typer.Option("--plain", help=(
     "Lines instead of a live display; so it is too where the output is no terminal."))]
 
 
-def train(preset: Preset = "gpt-nano", text: TextOption = None, backend: BackendOption = None, out: Out = None,
-          resume: Resume = False, steps: Steps = None, minutes: Minutes = None, batch: Batch = None,
-          accumulation: Accumulation = None, context: Context = None, dropout: Dropout = None, lr: Rate = None,
-          min_lr: MinRate = None, warmup: Warmup = None, eval_every: EvalEvery = None, eval_batches: EvalBatches = None,
+def train(preset: Preset = "gpt-nano", text: TextOption = None, tokenizer: TokenizerOption = None,
+          backend: BackendOption = None, out: Out = None, resume: Resume = False, steps: Steps = None,
+          minutes: Minutes = None, batch: Batch = None, accumulation: Accumulation = None, context: Context = None,
+          dropout: Dropout = None, lr: Rate = None, min_lr: MinRate = None, warmup: Warmup = None,
+          eval_every: EvalEvery = None, eval_batches: EvalBatches = None,
           sample_tokens: SampleTokens = None, seed: Seed = None, precision: Precision = None,
           tensorboard: Board = False, plain: Plain = False) -> None:
     from .. import train as training
     reporter = training.make_reporter(plain)
-    changes = dict(text=text, batch=batch, accumulation=accumulation, context=context, dropout=dropout, lr=lr,
-                   min_lr=min_lr, warmup=warmup, eval_every=eval_every, eval_batches=eval_batches,
-                   sample_tokens=sample_tokens, seed=seed, precision=precision)
+    changes = dict(text=text, tokenizer=tokenizer, batch=batch, accumulation=accumulation, context=context,
+                   dropout=dropout, lr=lr, min_lr=min_lr, warmup=warmup, eval_every=eval_every,
+                   eval_batches=eval_batches, sample_tokens=sample_tokens, seed=seed, precision=precision)
     if resume:
         kept: dict[str, Any] = {name: changes.pop(name) for name in training.MAY_CHANGE}
         _refuse_changes(changes, preset)

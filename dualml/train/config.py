@@ -21,6 +21,7 @@ class TrainConfig:
     Args:
         preset: the model, one of dualml.models.PRESETS.
         text: "pydoc", "shakespeare" or a file.
+        tokenizer: "char", "bpe:N" to learn N byte pairs and tokens from the text, or a tokenizer.json.
         steps: optimizer steps at most.
         minutes: time at most; steps are planned from the measured speed. None trains exactly `steps`.
         batch: windows B in one forward; times `accumulation` in one step.
@@ -35,6 +36,7 @@ class TrainConfig:
 
     preset: str = "gpt-nano"
     text: str = "pydoc"
+    tokenizer: str = "char"
     steps: int = 2000
     minutes: float | None = None
     batch: int = 12
@@ -99,8 +101,8 @@ RECIPES: dict[str, TrainConfig] = {
     "gpt-nano": TrainConfig(lr=3e-3, min_lr=3e-4, warmup=30, minutes=2.0),
     "gpt-shakespeare": TrainConfig(preset="gpt-shakespeare", steps=5000, batch=64, context=256, dropout=0.2,
                                    eval_every=250),
-    "gpt-12m": TrainConfig(preset="gpt-12m", steps=7500, batch=8, accumulation=4, context=256, dropout=0.1, lr=3e-4,
-                           min_lr=6e-5, warmup=200, beta2=0.95, eval_every=250),
+    "gpt-12m": TrainConfig(preset="gpt-12m", tokenizer="bpe:4096", steps=7500, batch=8, accumulation=4, context=256,
+                           dropout=0.1, lr=3e-4, min_lr=6e-5, warmup=200, beta2=0.95, eval_every=250),
     "gpt2": TrainConfig(preset="gpt2", steps=20000, batch=4, accumulation=8, context=1024, dropout=0.1, lr=6e-4,
                         min_lr=6e-5, warmup=700, beta2=0.95, eval_every=500),
 }

@@ -15,7 +15,7 @@ from ..data import Text, TokenBatches, load_text
 from ..errors import CheckpointError, DataError
 from ..models import GPT, GPTConfig
 from ..safe_files import writing
-from ..text import CharTokenizer, Tokenizer, load_tokenizer
+from ..text import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
 from . import plot
 from .config import TrainConfig
 from .lock import FolderLock
@@ -116,13 +116,33 @@ def prepare(config: TrainConfig, backend: str = "auto", out: str | Path | None =
     text = load_text(config.text)
     _refuse_used(out)
     folder = Path(out) if out is not None else _free_folder(Path("runs"), config)
-    trainer = build(config, backend, CharTokenizer.from_text(text.content), text, folder, reporter)
+    trainer = build(config, backend, make_tokenizer(config.tokenizer, text.content), text, folder, reporter)
     lock = FolderLock(folder)
     _refuse_used(folder)  # by who had it until now
     trainer.metrics.rewind(-1)  # of a run that was killed before its first checkpoint
     if tensorboard:
         trainer.metrics.board = Board(folder / "tensorboard")
     return Run(trainer, text, lock=lock)
+
+
+def make_tokenizer(wanted: str, text: str) -> Tokenizer:
+    """The tokenizer that a setting names: "char" or "bpe:N", made for the text, or a tokenizer.json.
+
+    Raises:
+        DataError: it is none of these, or the text is too short for N tokens.
+    """
+    if wanted == "char":
+        return CharTokenizer.from_text(text)
+    kind, _, size = wanted.partition(":")
+    if kind == "bpe" and size.isdecimal():
+        made = BPETokenizer.train(text, int(size))
+        if made.vocab_size < int(size):
+            raise DataError(f"[tokenizer] bpe:{size} needs a longer text: this one has pairs for {made.vocab_size} "
+                            f"tokens. Use bpe:{made.vocab_size} or fewer.")
+        return made
+    if not Path(wanted).expanduser().is_file():
+        raise DataError(f"[tokenizer] expected char, bpe:N such as bpe:4096, or a tokenizer.json, got {wanted!r}.")
+    return BPETokenizer.load(Path(wanted).expanduser())
 
 
 def _refuse_used(out: str | Path | None) -> None:
