@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,11 @@ def has(backend: str, precision: str) -> bool:
 SHORT = ("float16", "bfloat16")
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests of a precision run on the backends that have it."""
-    if "precision" in metafunc.fixturenames:
-        places = [(b, p) for b in PRESENT for p in SHORT if has(b, p)]
-        metafunc.parametrize(("backend", "precision"), places, indirect=True)
-
-
-@pytest.fixture
-def precision(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
+@pytest.fixture(params=[(b, p) for b in PRESENT for p in SHORT if has(b, p)], ids="-".join)
+def place(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """A backend, made the current one, and a precision that it has."""
+    with runtime.use_backend(request.param[0]):
+        yield request.param
 
 
 def test_a_precision_that_the_device_lacks(backend: str) -> None:
@@ -46,8 +41,9 @@ def test_a_precision_that_the_device_lacks(backend: str) -> None:
                 make(backend, CONFIG.changed(precision=name))
 
 
-def test_twelve_steps_against_torch_autocast(backend: str, precision: str) -> None:
+def test_twelve_steps_against_torch_autocast(place: tuple[str, str]) -> None:
     """The losses, and what autocast changes: both differ from float32, by about as much."""
+    backend, precision = place
     torch = pytest.importorskip("torch")
     config = CONFIG.changed(precision=precision)
     trainer, full = make(backend, config), losses(make(backend, CONFIG), 12)
@@ -77,7 +73,8 @@ def test_twelve_steps_against_torch_autocast(backend: str, precision: str) -> No
         assert parameter.dtype is dm.float32
 
 
-def test_what_computes_in_which_dtype(backend: str, precision: str) -> None:
+def test_what_computes_in_which_dtype(place: tuple[str, str]) -> None:
+    precision = place[1]
     short = dm.dtypes.as_dtype(precision)
     x, w, b = dm.randn(3, 8, requires_grad=True), dm.randn(8, 8, requires_grad=True), dm.randn(8, requires_grad=True)
     ones = dm.ones(8, requires_grad=True)
