@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import creation, nn
 from ..errors import ShapeError
-from ..nn import functional as F, init
+from ..nn import KVCache, functional as F, init
 from ..tape import no_grad
 from ..tensor import Tensor
 from .sampling import sample_token
@@ -87,18 +87,26 @@ class GPT(nn.Module):
             elif name.endswith("bias"):
                 init.zeros_(parameter)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """What the head reads: int32 [B,T] -> [B,T,C]."""
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """What the head reads: int32 [B,T] -> [B,T,C]. With a cache, tokens go on from those that it holds."""
+        seen = cache.length if cache is not None else 0
         steps = tokens.shape[-1]
-        if tokens.ndim != 2 or steps > self.config.context:
-            raise ShapeError(f"[gpt] tokens must be [B,T] with T at most {self.config.context} (the context), got "
-                             f"shape {tokens.shape}.")
+        if tokens.ndim != 2 or seen + steps > self.config.context:
+            raise ShapeError(f"[gpt] tokens must be [B,T] with T at most {self.config.context} (the context)"
+                             f"{f' less the {seen} in the cache' if seen else ''}, got shape {tokens.shape}.")
         table = self.wpe.weight
-        positions = table if steps == self.config.context else table[:steps]  # [T,C]
+        positions = table if steps == self.config.context else table[seen:seen + steps]  # [T,C]
         x = self.drop(self.wte(tokens) + positions)  # [B,T,C]
-        for block in self.h:
-            x = block(x)  # [B,T,C]
+        for layer, block in enumerate(self.h):
+            x = block(x, cache, layer)  # [B,T,C]
+        if cache is not None:
+            cache.length += steps
         return self.ln_f(x)  # type: ignore[no-any-return]
+
+    def make_cache(self, batch: int = 1) -> KVCache:
+        """An empty cache for the whole context."""
+        config, table = self.config, self.wte.weight
+        return KVCache(config.layers, batch, config.context, config.width, table._array.backend, table.dtype)
 
     def head(self, x: Tensor) -> Tensor:
         """Logits of hidden states, by the transposed token table: [...,C] -> [...,V]."""
@@ -123,25 +131,29 @@ class GPT(nn.Module):
     def stream(self, tokens: Sequence[int] | np.ndarray, temperature: float = 1.0, top_k: int | None = None,
                seed: int = 0) -> Iterator[int]:
         """generate without an end: yields each token as it is drawn."""
-        found = [int(t) for t in tokens]
-        if not found:
+        seen = [int(t) for t in tokens][-self.config.context:]
+        if not seen:
             raise ShapeError("[generate] tokens must hold at least one token to go on from, got none.")
         rng = np.random.Generator(np.random.Philox(key=seed))
+        cache, new = self.make_cache(), seen
         while True:
-            found = found[-self.config.context:]
-            found.append(sample_token(self._next_logits(found), rng, temperature, top_k))
-            yield found[-1]
+            if cache.length + len(new) > self.config.context:
+                # learned positions cannot move: what is in the cache is read anew, the later half of it
+                cache.length, new = 0, seen[-max(1, self.config.context // 2):]
+            token = sample_token(self._next_logits(new, cache), rng, temperature, top_k)
+            new = [token]
+            seen = [*seen, token][-self.config.context:]
+            yield token
 
-    def _next_logits(self, seen: Sequence[int]) -> np.ndarray:
-        """Logits [V] after tokens. Always one shape: places after the last are masked by causality, not read."""
-        window = np.zeros((1, self.config.context), np.int32)
-        window[0, :len(seen)] = seen
+    def _next_logits(self, new: Sequence[int], cache: KVCache) -> np.ndarray:
+        """Logits [V] after tokens that join those in the cache."""
         was_training = self.training
         self.eval()
         try:
             with no_grad():
-                x = self.hidden(creation.tensor(window, backend=self.wte.weight.backend))  # [1,T,C]
-                logits: np.ndarray = self.head(x[:, len(seen) - 1]).numpy()[0]
+                window = creation.tensor(np.array([new], np.int32), backend=self.wte.weight.backend)
+                x = self.hidden(window, cache)  # [1,T,C]
+                logits: np.ndarray = self.head(x[:, len(new) - 1]).numpy()[0]
                 return logits
         finally:
             self.train(was_training)

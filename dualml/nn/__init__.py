@@ -3,9 +3,12 @@
 from .. import functional
 from . import init
 from .attention import MultiheadAttention, TransformerBlock
+from .cache import KVCache
 from .containers import ModuleList, Sequential
 from .layers import GELU, Dropout, Embedding, LayerNorm, Linear, ReLU, RMSNorm, SiLU
 from .module import Module, Parameter
 
-__all__ = ["GELU", "Dropout", "Embedding", "LayerNorm", "Linear", "Module", "ModuleList", "MultiheadAttention",
-           "Parameter", "RMSNorm", "ReLU", "Sequential", "SiLU", "TransformerBlock", "functional", "init"]
+__all__ = [
+    "GELU", "Dropout", "Embedding", "KVCache", "LayerNorm", "Linear", "Module", "ModuleList", "MultiheadAttention",
+    "Parameter", "RMSNorm", "ReLU", "Sequential", "SiLU", "TransformerBlock", "functional", "init",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .. import functional as F
 from ..errors import ShapeError
 from ..tensor import Tensor
+from .cache import KVCache
 from .layers import Dropout, LayerNorm, Linear
 from .module import Module
 
@@ -32,8 +33,13 @@ class MultiheadAttention(Module):
         self.proj = Linear(embed_dim, embed_dim, bias)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        mixed = F.attention_qkv(self.qkv(x), self.num_heads, self.num_kv_heads, self.causal)  # [B, T, C]
+    def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        """With a cache, x are new tokens, which see those in the cache's `layer` and join them."""
+        qkv = self.qkv(x)
+        if cache is None:
+            mixed = F.attention_qkv(qkv, self.num_heads, self.num_kv_heads, self.causal)  # [B, T, C]
+        else:
+            mixed = cache.attend(layer, qkv, self.num_heads)
         out: Tensor = self.dropout(self.proj(mixed))
         return out
 
@@ -69,8 +75,8 @@ class TransformerBlock(Module):
         self.ln_2 = LayerNorm(width, bias=bias)
         self.mlp = MLP(width, 4 * width, bias, dropout, approximate)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         ln = self.ln_2
-        x, normed = F.add_layer_norm(self.attn(self.ln_1(x)), x, ln.weight, ln.bias, ln.eps)
+        x, normed = F.add_layer_norm(self.attn(self.ln_1(x), cache, layer), x, ln.weight, ln.bias, ln.eps)
         out: Tensor = x + self.mlp(normed)
         return out

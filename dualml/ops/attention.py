@@ -28,6 +28,7 @@ from ..errors import ShapeError
 from ..kernel import DeviceInfo, Scalar, kernel
 from .base import BadCase, Case, Gradients, Op
 from .blocks import each
+from .strided import sliced, write_slice
 
 MAX_D = 128           # the largest head: a row of accumulators must fit in an invocation's registers
 _QUERIES = 128        # the references work on blocks of so many queries
@@ -320,3 +321,30 @@ class Attention(_Attention):
         yield BadCase("heads", (q[:, 1:], k, k), "multiple of the number of key heads, got 3 and 2")
         yield BadCase("size", (q[..., 1:], k[..., 1:], k[..., 1:]), "the head size must be a multiple of 4 .* got 7")
         yield BadCase("offset", (q, k, k), "offset must be 0 or more, got -1", {"causal": True, "offset": -1})
+
+
+def attend_cached(qkv: Array, keys: Array, values: Array, length: int, heads: int) -> Array:
+    """Causal self-attention of new tokens to those before them and to themselves. Without a gradient.
+
+    Args:
+        qkv: packed projections of the new tokens [B,T,(H+2*KVH)*D].
+        keys, values: of all tokens so far, [B,S,KVH*D]; those of the new ones are written at length .. length+T-1.
+    Returns:
+        [B,T,H*D].
+    """
+    (batch, tokens, width), (room, kv_width) = qkv.shape, keys.shape[1:]
+    size = (width - 2 * kv_width) // heads
+    kv_heads, all_heads = kv_width // size, width // size
+    if length + tokens > room:
+        raise ShapeError(f"[attention] the cache has room for {room} tokens, got {length} and {tokens} more.")
+    for number, cached in enumerate((keys, values)):
+        start = heads * size + number * kv_width
+        new = sliced(qkv, (0, 0, start), (batch, tokens, kv_width), (1, 1, 1))
+        write_slice(cached, new, (0, length, 0), (1, 1, 1))
+    scalars: dict[str, Any] = {
+        "B": batch, "H": heads, "KVH": kv_heads, "TQ": tokens, "TK": length + tokens, "offset": length,
+        "scale": size ** -0.5, "q_b": tokens * all_heads, "q_t": all_heads, "q_h": 1, "k_at": 0, "v_at": 0,
+        "k_b": room * kv_heads, "k_t": kv_heads, "k_h": 1, "o_b": tokens * heads, "o_t": heads, "o_h": 1}
+    out, _ = run(attention_forward, _rows(qkv, size), _rows(keys, size), _rows(values, size), **scalars)
+    found: Array = out.reshape(batch, tokens, heads * size)
+    return found
