@@ -85,6 +85,16 @@ def test_refusals(cpu: None) -> None:
         model.hidden(dm.zeros(1, CONTEXT - 1, dtype="int32"), cache)
         with pytest.raises(ShapeError, match=r"at most 24 \(the context\) less the 23 in the cache"):
             model.hidden(dm.zeros(1, 2, dtype="int32"), cache)
-        small = nn.KVCache(2, 1, 4, 16, cache.layers[0][0].backend)
-        with pytest.raises(ShapeError, match="room for 4 tokens, got 0 and 5 more"):
-            model.hidden(dm.zeros(1, 5, dtype="int32"), small)
+        with pytest.raises(ShapeError, match="does not fit a cache of width 8"):
+            nn.KVCache(1, 1, 4, 8, cache.layers[0][0].backend).attend(0, dm.zeros(1, 2, 48), 2, 2)
+
+
+def test_a_cache_grows(fast_backend: str) -> None:
+    model = _model()
+    tokens = dm.tensor(np.arange(CONTEXT, dtype=np.int32)[None] % 29)
+    with dm.no_grad():
+        whole = model.head(model.hidden(tokens)).numpy()
+        cache = nn.KVCache(2, 1, 2, 16, tokens._array.backend)
+        found = [model.head(model.hidden(tokens[:, i:i + 1], cache)).numpy() for i in range(CONTEXT)]
+    assert CONTEXT <= cache.capacity <= 2 * CONTEXT
+    np.testing.assert_allclose(np.concatenate(found, 1), whole, rtol=2e-5, atol=2e-5)

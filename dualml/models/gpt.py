@@ -16,9 +16,8 @@ import numpy as np
 from .. import creation, nn
 from ..errors import ShapeError
 from ..nn import KVCache, functional as F, init
-from ..tape import no_grad
 from ..tensor import Tensor
-from .sampling import sample_token
+from .generation import write_on
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,8 @@ class GPT(nn.Module):
         if tokens.ndim != 2 or seen + steps > self.config.context:
             raise ShapeError(f"[gpt] tokens must be [B,T] with T at most {self.config.context} (the context)"
                              f"{f' less the {seen} in the cache' if seen else ''}, got shape {tokens.shape}.")
+        if cache is not None:
+            cache.reserve(steps)
         table = self.wpe.weight
         positions = table if steps == self.config.context else table[seen:seen + steps]  # [T,C]
         x = self.drop(self.wte(tokens) + positions)  # [B,T,C]
@@ -104,9 +105,9 @@ class GPT(nn.Module):
         return self.ln_f(x)  # type: ignore[no-any-return]
 
     def make_cache(self, batch: int = 1) -> KVCache:
-        """An empty cache for the whole context."""
+        """An empty cache, which grows up to the context."""
         config, table = self.config, self.wte.weight
-        return KVCache(config.layers, batch, config.context, config.width, table._array.backend, table.dtype)
+        return KVCache(config.layers, batch, min(config.context, 256), config.width, table._array.backend, table.dtype)
 
     def head(self, x: Tensor) -> Tensor:
         """Logits of hidden states, by the transposed token table: [...,C] -> [...,V]."""
@@ -131,29 +132,4 @@ class GPT(nn.Module):
     def stream(self, tokens: Sequence[int] | np.ndarray, temperature: float = 1.0, top_k: int | None = None,
                seed: int = 0) -> Iterator[int]:
         """generate without an end: yields each token as it is drawn."""
-        seen = [int(t) for t in tokens][-self.config.context:]
-        if not seen:
-            raise ShapeError("[generate] tokens must hold at least one token to go on from, got none.")
-        rng = np.random.Generator(np.random.Philox(key=seed))
-        cache, new = self.make_cache(), seen
-        while True:
-            if cache.length + len(new) > self.config.context:
-                # learned positions cannot move: what is in the cache is read anew, the later half of it
-                cache.length, new = 0, seen[-max(1, self.config.context // 2):]
-            token = sample_token(self._next_logits(new, cache), rng, temperature, top_k)
-            new = [token]
-            seen = [*seen, token][-self.config.context:]
-            yield token
-
-    def _next_logits(self, new: Sequence[int], cache: KVCache) -> np.ndarray:
-        """Logits [V] after tokens that join those in the cache."""
-        was_training = self.training
-        self.eval()
-        try:
-            with no_grad():
-                window = creation.tensor(np.array([new], np.int32), backend=self.wte.weight.backend)
-                x = self.hidden(window, cache)  # [1,T,C]
-                logits: np.ndarray = self.head(x[:, len(new) - 1]).numpy()[0]
-                return logits
-        finally:
-            self.train(was_training)
+        return write_on(self, tokens, temperature, top_k, seed)

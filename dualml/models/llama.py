@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import creation, nn
+from .. import nn
 from ..errors import ShapeError
 from ..nn import functional as F, init
-from ..tape import no_grad
 from ..tensor import Tensor
+from .generation import write_on
 from .rotary import Rotary
-from .sampling import sample_token
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,13 @@ class LlamaAttention(nn.Module):
         self.q_norm = nn.RMSNorm(config.head_size, config.eps) if config.qk_norm else None
         self.k_norm = nn.RMSNorm(config.head_size, config.eps) if config.qk_norm else None
 
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor, cache: nn.KVCache | None = None, layer: int = 0) -> Tensor:
+        seen = cache.length if cache is not None else 0
         qkv = self._normed(self.qkv(x))
-        qkv = F.rope(qkv, table, self.heads + 2 * self.kv_heads, turned=self.heads + self.kv_heads)
-        out: Tensor = self.proj(F.attention_qkv(qkv, self.heads, self.kv_heads))
+        qkv = F.rope(qkv, table, self.heads + 2 * self.kv_heads, turned=self.heads + self.kv_heads, offset=seen)
+        mixed = F.attention_qkv(qkv, self.heads, self.kv_heads) if cache is None else cache.attend(
+            layer, qkv, self.heads, self.kv_heads)
+        out: Tensor = self.proj(mixed)
         return out
 
     def _normed(self, qkv: Tensor) -> Tensor:
@@ -106,9 +108,9 @@ class LlamaBlock(nn.Module):
         self.gate_up = nn.Linear(config.width, 2 * config.hidden, config.mlp_bias)
         self.down = nn.Linear(config.hidden, config.width, config.mlp_bias)
 
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor, cache: nn.KVCache | None = None, layer: int = 0) -> Tensor:
         norm = self.norm_2
-        x, normed = F.add_rms_norm(self.attn(self.norm_1(x), table), x, norm.weight, norm.eps)
+        x, normed = F.add_rms_norm(self.attn(self.norm_1(x), table, cache, layer), x, norm.weight, norm.eps)
         out: Tensor = x + self.down(F.swiglu(self.gate_up(normed)))
         return out
 
@@ -131,16 +133,27 @@ class Llama(nn.Module):
             elif name.endswith("bias"):
                 init.zeros_(parameter)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """What the head reads: int32 [B,T] -> [B,T,C]. T may exceed the context; how well that works is the rope
-        scaling's matter."""
+    def hidden(self, tokens: Tensor, cache: nn.KVCache | None = None) -> Tensor:
+        """What the head reads: int32 [B,T] -> [B,T,C]. With a cache, tokens go on from those that it holds. They may
+        exceed the context; how well that works is the rope scaling's matter."""
         if tokens.ndim != 2:
             raise ShapeError(f"[llama] tokens must be [B,T], got shape {tokens.shape}.")
-        table = self.rotary.table(tokens.shape[1], self.wte.weight.backend)
+        steps = tokens.shape[1]
+        if cache is not None:
+            cache.reserve(steps)
+        table = self.rotary.table(steps if cache is None else cache.capacity, self.wte.weight.backend)
         x = self.wte(tokens)  # [B,T,C]
-        for block in self.h:
-            x = block(x, table)  # [B,T,C]
+        for layer, block in enumerate(self.h):
+            x = block(x, table, cache, layer)  # [B,T,C]
+        if cache is not None:
+            cache.length += steps
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def make_cache(self, batch: int = 1) -> nn.KVCache:
+        """An empty cache, which grows."""
+        config, table = self.config, self.wte.weight
+        return nn.KVCache(config.layers, batch, min(config.context, 256), config.kv_heads * config.head_size,
+                          table._array.backend, table.dtype)
 
     def head(self, x: Tensor) -> Tensor:
         """Logits of hidden states: [...,C] -> [...,V]."""
@@ -165,26 +178,4 @@ class Llama(nn.Module):
     def stream(self, tokens: Sequence[int] | np.ndarray, temperature: float = 1.0, top_k: int | None = None,
                seed: int = 0) -> Iterator[int]:
         """generate without an end: yields each token as it is drawn."""
-        found = [int(t) for t in tokens]
-        if not found:
-            raise ShapeError("[generate] tokens must hold at least one token to go on from, got none.")
-        rng = np.random.Generator(np.random.Philox(key=seed))
-        while True:
-            found = found[-self.config.context:]
-            found.append(sample_token(self._next_logits(found), rng, temperature, top_k))
-            yield found[-1]
-
-    def _next_logits(self, seen: Sequence[int]) -> np.ndarray:
-        """Logits [V] after tokens. Lengths go up by powers of two, so that few programs are made: places after the last
-        are masked by causality, not read."""
-        window = np.zeros((1, min(self.config.context, 1 << max(4, (len(seen) - 1).bit_length()))), np.int32)
-        window[0, :len(seen)] = seen
-        was_training = self.training
-        self.eval()
-        try:
-            with no_grad():
-                x = self.hidden(creation.tensor(window, backend=self.wte.weight.backend))  # [1,T,C]
-                logits: np.ndarray = self.head(x[:, len(seen) - 1]).numpy()[0]
-                return logits
-        finally:
-            self.train(was_training)
+        return write_on(self, tokens, temperature, top_k, seed)

@@ -39,7 +39,7 @@ class MultiheadAttention(Module):
         if cache is None:
             mixed = F.attention_qkv(qkv, self.num_heads, self.num_kv_heads, self.causal)  # [B, T, C]
         else:
-            mixed = cache.attend(layer, qkv, self.num_heads)
+            mixed = cache.attend(layer, qkv, self.num_heads, self.num_kv_heads)
         out: Tensor = self.dropout(self.proj(mixed))
         return out
 

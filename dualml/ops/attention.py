@@ -323,7 +323,7 @@ class Attention(_Attention):
         yield BadCase("offset", (q, k, k), "offset must be 0 or more, got -1", {"causal": True, "offset": -1})
 
 
-def attend_cached(qkv: Array, keys: Array, values: Array, length: int, heads: int) -> Array:
+def attend_cached(qkv: Array, keys: Array, values: Array, length: int, heads: int, kv_heads: int) -> Array:
     """Causal self-attention of new tokens to those before them and to themselves. Without a gradient.
 
     Args:
@@ -333,8 +333,11 @@ def attend_cached(qkv: Array, keys: Array, values: Array, length: int, heads: in
         [B,T,H*D].
     """
     (batch, tokens, width), (room, kv_width) = qkv.shape, keys.shape[1:]
-    size = (width - 2 * kv_width) // heads
-    kv_heads, all_heads = kv_width // size, width // size
+    all_heads = heads + 2 * kv_heads
+    size = width // all_heads
+    if width % all_heads or kv_width != kv_heads * size:
+        raise ShapeError(f"[attention] qkv of {width} columns for {heads} heads and {kv_heads} of keys does not fit a "
+                         f"cache of width {kv_width}.")
     if length + tokens > room:
         raise ShapeError(f"[attention] the cache has room for {room} tokens, got {length} and {tokens} more.")
     for number, cached in enumerate((keys, values)):
