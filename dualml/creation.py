@@ -45,10 +45,16 @@ def tensor(data: Any, dtype: DTypeLike = None, backend: str | None = None, requi
     if not isinstance(data, (np.ndarray, np.generic)) and host.dtype == np.float64:
         host = host.astype(np.float32) if dtype is None else host
     kind = as_dtype(dtype) if dtype is not None else None
-    narrow = kind is dtypes.int32 or (kind is None and host.dtype != np.uint32)
-    if narrow and host.dtype.kind in "iu" and host.size and (host.max() > 2**31 - 1 or host.min() < -2**31):
-        raise DTypeError("[tensor] integers must fit int32; pass a floating dtype for larger ones.")
+    if kind is dtypes.int32 or (kind is None and host.dtype != np.uint32):
+        check_range(host)
     return _finish(from_numpy(host, kind, _place(backend)), requires_grad)
+
+
+def check_range(host: np.ndarray) -> np.ndarray:
+    """The same array. Raises DTypeError for integers that int32 does not hold."""
+    if host.dtype.kind in "iu" and host.size and (host.max() > 2**31 - 1 or host.min() < -2**31):
+        raise DTypeError("[tensor] integers must fit int32; pass a floating dtype for larger ones.")
+    return host
 
 
 def from_dlpack(source: Any) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 import dualml as dm
 from dualml import nn, optim, runtime
-from dualml.errors import CaptureError
+from dualml.errors import CaptureError, DTypeError
 from dualml.models import GPT, GPTConfig
 from dualml.programs.plan import Temporary, pack
 from dualml.tape import apply, backward
@@ -126,6 +126,14 @@ def test_results_are_the_callers_own(fast_backend: str) -> None:
     given = dm.full((4,), 7.0)
     double(given)
     assert given.tolist() == [7.0] * 4  # and so are arguments
+
+
+def test_arrays_are_checked_at_replays_too(fast_backend: str) -> None:
+    double = dm.capture(lambda x: x * 2)
+    for i in range(4):
+        assert double(np.array([i], np.int64)).tolist() == [2 * i]
+    with pytest.raises(DTypeError, match="integers must fit int32"):
+        double(np.array([2**40]))
 
 
 def test_random_numbers_go_on_as_in_calls(fast_backend: str) -> None:

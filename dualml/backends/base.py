@@ -121,6 +121,9 @@ class Backend(ABC):
     def synchronize(self) -> None:
         """Returns when everything enqueued has run; raises what went wrong since."""
 
+    def trim(self) -> None:
+        """Gives pooled memory back to the driver."""
+
     def begin_timing(self) -> bool:
         """Starts to time launches on the device. False where there is no clock: then the host's must do."""
         return False

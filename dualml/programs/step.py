@@ -11,7 +11,7 @@ import numpy as np
 from .. import runtime
 from ..array import Array
 from ..backends.base import Backend
-from ..creation import tensor
+from ..creation import check_range, tensor
 from ..errors import CaptureError
 from ..random import default_generator
 from ..tape import is_grad_enabled, no_grad
@@ -100,7 +100,7 @@ class Captured(Generic[P, R]):
         if runtime.recorder() is not None:  # part of a larger step
             return self.function(*args, **kwargs)
         if kept is not None:
-            result: R = kept([v._array if isinstance(v, Tensor) else v for v in leaves])
+            result: R = kept([v._array if isinstance(v, Tensor) else check_range(v) for v in leaves])
             return result
         return self._record(key, structure, leaves, backend)
 
@@ -127,6 +127,7 @@ class Captured(Generic[P, R]):
                       for t in outputs]
             self._kept[key] = _Kept(program, shape, arrays)
             del self._recordings[key]
+            backend.trim()  # the temporaries of the recorded calls
         else:
             earlier.append(recording)
         copied: R = _copied(shape, outputs)
