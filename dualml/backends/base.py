@@ -122,7 +122,8 @@ class Backend(ABC):
         """Returns when everything enqueued has run; raises what went wrong since."""
 
     def trim(self) -> None:
-        """Gives pooled memory back to the driver."""
+        """Gives pooled memory back to the driver, where there is a pool."""
+        return
 
     def begin_timing(self) -> bool:
         """Starts to time launches on the device. False where there is no clock: then the host's must do."""
