@@ -6,18 +6,14 @@ Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learner
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
-
-import numpy as np
 
 from .. import creation, nn
 from ..errors import ShapeError
 from ..nn import KVCache, functional as F, init
 from ..tensor import Tensor
-from .generation import write_on
+from .generation import TextModel
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class GPT(nn.Module):
+class GPT(TextModel):
     """Tokens int32 [B,T] to logits [B,T,V], and with targets the mean cross entropy as well."""
 
     def __init__(self, config: GPTConfig) -> None:
@@ -116,20 +112,3 @@ class GPT(nn.Module):
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         logits = self.head(self.hidden(tokens))  # [B,T,V]
         return logits, None if targets is None else F.cross_entropy(logits, targets)
-
-    def generate(self, tokens: Sequence[int] | np.ndarray, max_new_tokens: int, temperature: float = 1.0,
-                 top_k: int | None = None, seed: int = 0) -> list[int]:
-        """The tokens that follow, drawn one by one from the model's distribution.
-
-        Args:
-            tokens: the prompt, at least one token; of a long one the last `context` are seen.
-            temperature: below 1 is more certain, above 1 more varied; 0 always takes the likeliest.
-            top_k: draws only among so many likeliest tokens.
-            seed: the same seed draws the same text.
-        """
-        return list(islice(self.stream(tokens, temperature, top_k, seed), max_new_tokens))
-
-    def stream(self, tokens: Sequence[int] | np.ndarray, temperature: float = 1.0, top_k: int | None = None,
-               seed: int = 0) -> Iterator[int]:
-        """generate without an end: yields each token as it is drawn."""
-        return write_on(self, tokens, temperature, top_k, seed)
