@@ -64,8 +64,7 @@ def torchs(preset: str) -> Iterator[int]:
     torch.manual_seed(0)
     wte, wpe, last = nn.Embedding(vocabulary, width), nn.Embedding(context, width), nn.LayerNorm(width)
     blocks = [Block().eval() for _ in range(layers)]
-    seen, text = 0, list(range(8))
-    new = text
+    seen, text, new = 0, list(range(8)), list(range(8))
     while True:
         if seen + len(new) > context:
             seen, new = 0, text[-(context // 2):]
