@@ -24,7 +24,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 train: $(TRAIN) $(if $(filter webgpu,$(BACKEND)),$(VULKAN))  ## train a GPT on real text (BACKEND=, TEXT=, ARGS=)
-	@$(DUALML) train --backend $(BACKEND) $(if $(TEXT),--text $(TEXT)) $(ARGS)
+	@$(DUALML) train --backend $(BACKEND) $(if $(TEXT),--text "$(TEXT)") $(ARGS)
 
 sample: $(TRAIN)  ## generate text from the last checkpoint (ARGS=)
 	@$(DUALML) sample $(ARGS)

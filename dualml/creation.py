@@ -47,7 +47,11 @@ def tensor(data: Any, dtype: DTypeLike = None, backend: str | None = None, requi
     kind = as_dtype(dtype) if dtype is not None else None
     if kind is dtypes.int32 or (kind is None and host.dtype != np.uint32):
         check_range(host)
-    return _finish(from_numpy(host, kind, _place(backend)), requires_grad)
+    place = _place(backend)
+    if kind is None and host.dtype == np.float64 and dtypes.float64 not in place.dtypes:
+        raise DTypeError(f"[tensor] backend {place.name} has no float64, which NumPy makes by default. Pass "
+                         "dtype=dm.float32.")
+    return _finish(from_numpy(host, kind, place), requires_grad)
 
 
 def check_range(host: np.ndarray) -> np.ndarray:

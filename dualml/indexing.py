@@ -75,6 +75,9 @@ def getitem(x: Tensor, key: Any) -> Tensor:
 
 def _from_the_end(index: Tensor, whole: int) -> Tensor:
     """Negative indices as positive ones."""
+    if index.dtype.kind == "b":
+        raise ShapeError("[getitem] a mask has no fixed number of elements, so it cannot be an index. Use "
+                         "dm.where(mask, x, 0).")
     if index.dtype.kind != "i":
         raise ShapeError(f"[getitem] an index tensor must be int32, got {index.dtype.name}.")
     operands = {"a": index._array, "b": whole}

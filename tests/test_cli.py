@@ -141,7 +141,7 @@ def test_ctrl_c_saves_and_resume_goes_on(dualml: Command, tmp_path: Path) -> Non
     training.send_signal(signal.SIGINT)
     output, errors = training.communicate(timeout=60)
     assert training.returncode == 130, errors
-    assert "and saved. Go on with:\n  dualml train --resume --out runs/gpt-nano-text" in output
+    assert "and saved. Go on with:\n  python -m dualml train --resume --out runs/gpt-nano-text" in output
     folder = tmp_path / "runs" / "gpt-nano-text"
     (checkpoint,) = (folder / "checkpoints").iterdir()
     stopped = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"]

@@ -259,3 +259,21 @@ def test_threads_share_a_backend(fast_backend: str) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_functional_is_a_module_of_nn() -> None:
+    import dualml.nn.functional as imported
+    assert imported is F
+
+
+def test_float64_is_refused_by_the_name_of_what_was_called() -> None:
+    with dm.use_backend("webgpu"):
+        with pytest.raises(DTypeError, match=r"\[tensor\] backend webgpu has no float64.*Pass dtype"):
+            dm.tensor(np.ones(3))
+        assert dm.tensor(np.ones(3), dtype=dm.float32).tolist() == [1.0] * 3
+
+
+def test_a_mask_as_an_index_is_refused_with_another_way(cpu: None) -> None:
+    x = dm.tensor([1.0, -1.0])
+    with pytest.raises(ShapeError, match=r"Use dm.where\(mask, x, 0\)"):
+        x[x > 0]

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import DataError
+
 HELP = """Generate text from a trained model.
 
 [bold]Examples[/]
@@ -39,6 +41,8 @@ Backend = Annotated[str, typer.Option(help="auto, cpu, webgpu or cuda.")]
 def sample(prompt: Prompt = "\n", tokens: Tokens = 400, temperature: Temperature = 0.8, top_k: TopK = None,
            seed: Seed = 0, out: Out = None, step: Step = None, model: Model = None, backend: Backend = "auto") -> None:
     from itertools import islice, takewhile
+    if tokens < 0:
+        raise DataError(f"[sample] tokens must be 0 or more, got {tokens}.")
     found, tokenizer, path = _load(model, out, step, backend)
     known = {"add_special": True} if model is not None else {}
     begin, ends = tokenizer.encode(prompt, **known), _ends(found, tokenizer)
@@ -52,7 +56,6 @@ def sample(prompt: Prompt = "\n", tokens: Tokens = 400, temperature: Temperature
 
 def _load(model: str | None, out: Path | None, step: int | None, backend: str) -> tuple[Any, Any, Any]:
     """A model, its tokenizer, and where they came from."""
-    from ..errors import DataError
     if model is None:
         from ..train import load_for_sampling
         return load_for_sampling(out, backend, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,14 +115,22 @@ def _refuse_changes(changes: dict[str, Any], preset: str) -> None:
                         "new run without --resume.")
 
 
+def _command() -> str:
+    """How this program was called, to be called again."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return "python -m dualml"
+    return called.name if shutil.which(called.name) else str(called)
+
+
 def _finish(run: Any, finished: bool, reporter: Any) -> None:
     trainer, folder = run.trainer, run.folder
     last = trainer.metrics.validations[-1][1] if trainer.metrics.validations else float("nan")
     if not finished:
         reporter.note(f"Stopped after step {trainer.step:,} of {trainer.plan.total:,} and saved. Go on with:\n"
-                      f"  dualml train --resume --out {folder}")
+                      f"  {_command()} train --resume --out {folder}")
         sys.exit(130)
     first = trainer.metrics.validations[0][1]
     kept = ", ".join(n for n in ("loss.png", "sample.txt", "metrics.jsonl", "checkpoints") if (folder / n).exists())
     reporter.note(f"Done: {trainer.step:,} steps in {trainer.spent:.0f} s; validation loss {first:.3f} -> {last:.3f}.\n"
-                  f"{folder} has {kept}.\nLet it write:  dualml sample --out {folder} --prompt 'The '")
+                  f"{folder} has {kept}.\nLet it write:  {_command()} sample --out {folder} --prompt 'The '")
