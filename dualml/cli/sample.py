@@ -21,6 +21,10 @@ HELP = """Generate text from a trained model.
 
   dualml sample --temperature 0.5 --top-k 20            safer, more repetitive
 
+  dualml sample --top-p 0.9 --repetition-penalty 1.1    only what is likely, and less of what was there
+
+  dualml sample --stop END --stop '\\n\\n'               up to a string
+
   dualml sample --out runs/gpt-nano-pydoc --step 500    an earlier checkpoint of a certain run
 
   dualml sample --model ~/models/SmolLM2-135M           a folder in Hugging Face's form, or a repository of its hub
@@ -30,6 +34,13 @@ Prompt = Annotated[str, typer.Option(help="The text to go on from.")]
 Tokens = Annotated[int, typer.Option(help="How many tokens to write.")]
 Temperature = Annotated[float, typer.Option(help="Below 1 more certain, above 1 more varied; 0 is the likeliest text.")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Draw only among so many likeliest tokens.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Draw only among the likeliest that together have this "
+                                            "chance.")]
+MinP = Annotated[float | None, typer.Option("--min-p", help="Draw only tokens at least so likely, as a part of the "
+                                            "likeliest one's chance.")]
+Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Above 1: less of what is in the text already.")]
+Stop = Annotated[list[str] | None, typer.Option(help="End before this string (\\n is a new line). May be given again.")]
+Cache = Annotated[str | None, typer.Option(help="float32, or int8: a quarter of the memory for keys and values.")]
 Seed = Annotated[int, typer.Option(help="The same seed writes the same text.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder. Default: the newest one.")]
 Step = Annotated[int | None, typer.Option(help="The checkpoint of this step instead of the newest.")]
@@ -39,17 +50,26 @@ Backend = Annotated[str, typer.Option(help="auto, cpu, webgpu or cuda.")]
 
 
 def sample(prompt: Prompt = "\n", tokens: Tokens = 400, temperature: Temperature = 0.8, top_k: TopK = None,
-           seed: Seed = 0, out: Out = None, step: Step = None, model: Model = None, backend: Backend = "auto") -> None:
+           top_p: TopP = None, min_p: MinP = None, repetition_penalty: Penalty = 1.0, stop: Stop = None,
+           seed: Seed = 0, cache: Cache = None, out: Out = None, step: Step = None, model: Model = None,
+           backend: Backend = "auto") -> None:
     from itertools import islice, takewhile
+
+    from ..text.stops import until
+    if not prompt:
+        raise DataError("[sample] --prompt must have at least one character to go on from, got none.")
     if tokens < 0:
         raise DataError(f"[sample] tokens must be 0 or more, got {tokens}.")
     found, tokenizer, path = _load(model, out, step, backend)
     known = {"add_special": True} if model is not None else {}
     begin, ends = tokenizer.encode(prompt, **known), _ends(found, tokenizer)
+    stops = [text.encode("latin-1", "backslashreplace").decode("unicode_escape") for text in stop or ()]
+    stream = found.stream(begin, temperature, top_k, seed, top_p=top_p, min_p=min_p, cache=cache,
+                          repetition_penalty=repetition_penalty)
     print(f"# {path}, on {found.wte.weight.backend}", file=sys.stderr)
     print(prompt, end="", flush=True)
-    drawn = islice(takewhile(lambda t: t not in ends, found.stream(begin, temperature, top_k, seed)), tokens)
-    for text in _texts(tokenizer, drawn):
+    drawn = islice(takewhile(lambda t: t not in ends, stream), tokens)
+    for text in until(_texts(tokenizer, drawn), stops):
         print(text, end="", flush=True)
     print()
 

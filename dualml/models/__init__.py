@@ -4,7 +4,7 @@ from .bert import Bert, BertConfig
 from .gpt import GPT, PRESETS, GPTConfig
 from .llama import Llama, LlamaConfig
 from .pretrained import from_pretrained, save_pretrained
-from .sampling import sample_token
+from .sampling import SamplingOptions
 
-__all__ = ["GPT", "PRESETS", "Bert", "BertConfig", "GPTConfig", "Llama", "LlamaConfig", "from_pretrained",
-           "sample_token", "save_pretrained"]
+__all__ = ["GPT", "PRESETS", "Bert", "BertConfig", "GPTConfig", "Llama", "LlamaConfig", "SamplingOptions",
+           "from_pretrained", "save_pretrained"]

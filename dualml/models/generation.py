@@ -1,18 +1,20 @@
-"""Writing on: the tokens that follow, one by one, from a model with a cache of keys and values."""
+"""What every model that writes text has in common: a cache of keys and values, and the tokens that follow a prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from .. import creation, nn
+from .. import nn
 from ..errors import ShapeError
-from ..tape import no_grad
 from ..tensor import Tensor
-from .sampling import sample_token
+from .decoding import Decoding
+from .sampling import SamplingOptions
+
+Tokens = Sequence[int] | np.ndarray
 
 
 class TextModel(nn.Module):
@@ -21,8 +23,8 @@ class TextModel(nn.Module):
     config: Any
     wte: nn.Embedding
 
-    def make_cache(self, batch: int = 1) -> nn.KVCache:
-        """An empty cache of keys and values."""
+    def make_cache(self, batch: int = 1, dtype: str | None = None) -> nn.KVCache:
+        """An empty cache of keys and values, of the weights' dtype or of another, such as "int8"."""
         raise NotImplementedError
 
     def hidden(self, tokens: Tensor, cache: nn.KVCache | None = None) -> Tensor:
@@ -33,45 +35,50 @@ class TextModel(nn.Module):
         """Logits of hidden states: [...,C] -> [...,V]."""
         raise NotImplementedError
 
-    def generate(self, tokens: Sequence[int] | np.ndarray, max_new_tokens: int, temperature: float = 1.0,
-                 top_k: int | None = None, seed: int = 0) -> list[int]:
-        """The tokens that follow, drawn one by one from the model's distribution.
+    def stream(self, tokens: Tokens, temperature: float = 1.0, top_k: int | None = None, seed: int = 0, *,
+               top_p: float | None = None, min_p: float | None = None, repetition_penalty: float = 1.0,
+               cache: str | None = None) -> Iterator[int]:
+        """The tokens that follow, one by one and without an end, drawn on the model's device.
 
         Args:
             tokens: the prompt, at least one token; of a long one the last `context` are seen.
             temperature: below 1 is more certain, above 1 more varied; 0 always takes the likeliest.
             top_k: draws only among so many likeliest tokens.
+            top_p: draws only among the likeliest tokens that together have this chance.
+            min_p: draws only tokens at least so likely, as a part of the likeliest one's chance.
+            repetition_penalty: above 1 makes tokens less likely that the text has already.
             seed: the same seed draws the same text.
+            cache: dtype of the cache of keys and values; "int8" needs a quarter of float32's memory.
         """
-        return list(islice(self.stream(tokens, temperature, top_k, seed), max_new_tokens))
+        options = SamplingOptions(temperature, top_k, top_p, min_p, repetition_penalty)
+        decoding = Decoding(self, 1, options, seed, cache)
+        decoding.read([list(tokens)])
+        for drawn in decoding:
+            yield drawn[0]
 
-    def stream(self, tokens: Sequence[int] | np.ndarray, temperature: float = 1.0, top_k: int | None = None,
-               seed: int = 0) -> Iterator[int]:
-        """generate without an end: yields each token as it is drawn. When the context is full, its later half is read
-        anew, since positions cannot slide along in a cache."""
-        context = self.config.context
-        seen = [int(t) for t in tokens][-context:]
-        if not seen:
-            raise ShapeError("[generate] tokens must hold at least one token to go on from, got none.")
-        rng = np.random.Generator(np.random.Philox(key=seed))
-        cache, new = self.make_cache(), seen
-        while True:
-            if cache.length + len(new) > context:
-                cache.length, new = 0, seen[-max(1, context // 2):]
-            token = sample_token(self._next_logits(new, cache), rng, temperature, top_k)
-            new = [token]
-            seen = [*seen, token][-context:]
-            yield token
+    def generate(self, tokens: Tokens | Sequence[Tokens], max_new_tokens: int, temperature: float = 1.0,
+                 top_k: int | None = None, seed: int = 0, *, stop: Collection[int] = (), **options: Any) -> Any:
+        """The tokens that follow a prompt: a list of at most max_new_tokens. Of several prompts, which may differ in
+        length and are written on together, a list of lists.
 
-    def _next_logits(self, new: Sequence[int], cache: nn.KVCache) -> np.ndarray:
-        """Logits [V] after tokens that join those in the cache."""
-        was_training = self.training
-        self.eval()
-        try:
-            with no_grad():
-                window = creation.tensor(np.array([new], np.int32), backend=self.wte.weight.backend)
-                x = self.hidden(window, cache)  # [1,T,C]
-                logits: np.ndarray = self.head(x[:, len(new) - 1]).numpy()[0]
-                return logits
-        finally:
-            self.train(was_training)
+        Args:
+            stop: tokens at which a text ends. They are not part of it.
+            options: as in `stream`, which tells of all others too.
+        """
+        if max_new_tokens < 0:
+            raise ShapeError(f"[generate] max_new_tokens must be 0 or more, got {max_new_tokens}.")
+        single = not len(tokens) or np.ndim(tokens[0]) == 0
+        prompts: Any = [tokens] if single else tokens
+        cache = options.pop("cache", None)
+        decoding = Decoding(self, len(prompts), SamplingOptions(temperature, top_k, **options), seed, cache)
+        decoding.read(prompts)
+        texts: list[list[int]] = [[] for _ in prompts]
+        ended = [False] * len(texts)
+        for drawn in islice(decoding, max_new_tokens):
+            for index, token in enumerate(drawn):
+                ended[index] = ended[index] or token in stop
+                if not ended[index]:
+                    texts[index].append(token)
+            if all(ended):
+                break
+        return texts[0] if single else texts

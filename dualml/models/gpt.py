@@ -91,19 +91,25 @@ class GPT(TextModel):
                              f"{f' less the {seen} in the cache' if seen else ''}, got shape {tokens.shape}.")
         if cache is not None:
             cache.reserve(steps)
-        table = self.wpe.weight
-        positions = table if steps == self.config.context else table[seen:seen + steps]  # [T,C]
-        x = self.drop(self.wte(tokens) + positions)  # [B,T,C]
+        x = self.drop(self.wte(tokens) + self._positions(steps, cache))  # [B,T,C]
         for layer, block in enumerate(self.h):
             x = block(x, cache, layer)  # [B,T,C]
         if cache is not None:
-            cache.length += steps
+            cache.advance(steps)
         return self.ln_f(x)  # type: ignore[no-any-return]
 
-    def make_cache(self, batch: int = 1) -> KVCache:
+    def _positions(self, steps: int, cache: KVCache | None) -> Tensor:
+        """Rows of the table of positions: [T,C], or [B,T,C] after what is in a cache."""
+        if cache is not None:
+            return self.wpe(cache.positions(steps))  # type: ignore[no-any-return]
+        table = self.wpe.weight
+        return table if steps == self.config.context else table[:steps]
+
+    def make_cache(self, batch: int = 1, dtype: str | None = None) -> KVCache:
         """An empty cache, which grows up to the context."""
         config, table = self.config, self.wte.weight
-        return KVCache(config.layers, batch, min(config.context, 256), config.width, table._array.backend, table.dtype)
+        return KVCache(config.layers, batch, min(config.context, 256), config.width, table._array.backend,
+                       dtype or table.dtype, config.heads)
 
     def head(self, x: Tensor) -> Tensor:
         """Logits of hidden states, by the transposed token table: [...,C] -> [...,V]."""

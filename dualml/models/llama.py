@@ -75,9 +75,9 @@ class LlamaAttention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_size, config.eps) if config.qk_norm else None
 
     def forward(self, x: Tensor, table: Tensor, cache: nn.KVCache | None = None, layer: int = 0) -> Tensor:
-        seen = cache.length if cache is not None else 0
+        starts = None if cache is None else cache.starts()
         qkv = self._normed(self.qkv(x))
-        qkv = F.rope(qkv, table, self.heads + 2 * self.kv_heads, turned=self.heads + self.kv_heads, offset=seen)
+        qkv = F.rope(qkv, table, self.heads + 2 * self.kv_heads, turned=self.heads + self.kv_heads, starts=starts)
         mixed = F.attention_qkv(qkv, self.heads, self.kv_heads) if cache is None else cache.attend(
             layer, qkv, self.heads, self.kv_heads)
         out: Tensor = self.proj(mixed)
@@ -143,14 +143,14 @@ class Llama(TextModel):
         for layer, block in enumerate(self.h):
             x = block(x, table, cache, layer)  # [B,T,C]
         if cache is not None:
-            cache.length += steps
+            cache.advance(steps)
         return self.norm(x)  # type: ignore[no-any-return]
 
-    def make_cache(self, batch: int = 1) -> nn.KVCache:
+    def make_cache(self, batch: int = 1, dtype: str | None = None) -> nn.KVCache:
         """An empty cache, which grows."""
         config, table = self.config, self.wte.weight
         return nn.KVCache(config.layers, batch, min(config.context, 256), config.kv_heads * config.head_size,
-                          table._array.backend, table.dtype)
+                          table._array.backend, dtype or table.dtype, config.kv_heads)
 
     def head(self, x: Tensor) -> Tensor:
         """Logits of hidden states: [...,C] -> [...,V]."""

@@ -1,32 +1,44 @@
-"""Drawing a token from logits. On the host and in float64, so that every backend draws alike."""
+"""How tokens are drawn from logits; ops/sampling.py does it on the device."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import ShapeError
 
 
-def sample_token(logits: np.ndarray, rng: np.random.Generator, temperature: float = 1.0,
-                 top_k: int | None = None) -> int:
-    """A token from logits [V].
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How tokens are drawn. The filters act in this order, as in Hugging Face's transformers.
 
     Args:
         temperature: divides the logits; 0 takes the likeliest token.
         top_k: keeps so many likeliest tokens, more where several tie for the last place.
+        top_p: keeps the likeliest tokens that together have this chance.
+        min_p: keeps tokens at least so likely, as a part of the likeliest one's chance.
+        repetition_penalty: above 1 makes tokens less likely that the text has already.
     """
-    if temperature < 0:
-        raise ShapeError(f"[sample] temperature must be 0 or more, got {temperature}.")
-    if top_k is not None and top_k < 1:
-        raise ShapeError(f"[sample] top_k must be at least 1, got {top_k}.")
-    scores = logits.astype(np.float64)
-    if not np.isfinite(scores).all():
-        raise ShapeError("[sample] logits must be finite, got NaN or infinity. The model's weights are not usable.")
-    if temperature == 0:
-        return int(scores.argmax())
-    if top_k is not None and top_k < scores.size:
-        scores[scores < np.partition(scores, -top_k)[-top_k]] = -np.inf
-    weights = np.exp((scores - scores.max()) / temperature)
-    chances = np.cumsum(weights)
-    drawn = int(np.searchsorted(chances, rng.random() * chances[-1], side="right"))
-    return min(drawn, scores.size - 1)  # the product may round up to the whole
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, wanted, right in (
+                ("temperature", "0 or more", 0 <= self.temperature < math.inf),
+                ("top_k", "at least 1", self.top_k is None or self.top_k >= 1),
+                ("top_p", "above 0 and at most 1", self.top_p is None or 0 < self.top_p <= 1),
+                ("min_p", "from 0 to 1", self.min_p is None or 0 <= self.min_p <= 1),
+                ("repetition_penalty", "above 0", 0 < self.repetition_penalty < math.inf)):
+            if not right:
+                raise ShapeError(f"[sample] {name} must be {wanted}, got {getattr(self, name)}.")
+
+    def settings(self) -> np.ndarray:
+        """float32 [5], as the kernels read them."""
+        return np.array([self.temperature, self.top_k or 0, 1.0 if self.top_p is None else self.top_p,
+                         self.min_p or 0.0, self.repetition_penalty], np.float32)

@@ -28,7 +28,6 @@ from ..errors import ShapeError
 from ..kernel import DeviceInfo, Scalar, kernel
 from .base import BadCase, Case, Gradients, Op
 from .blocks import each
-from .strided import sliced, write_slice
 
 MAX_D = 128           # the largest head: a row of accumulators must fit in an invocation's registers
 _QUERIES = 128        # the references work on blocks of so many queries
@@ -323,31 +322,26 @@ class Attention(_Attention):
         yield BadCase("offset", (q, k, k), "offset must be 0 or more, got -1", {"causal": True, "offset": -1})
 
 
-def attend_cached(qkv: Array, keys: Array, values: Array, length: int, heads: int, kv_heads: int) -> Array:
+def attend_cached(qkv: Array, layer: tuple[Array, ...], length: int, heads: int, kv_heads: int) -> Array:
     """Causal self-attention of new tokens to those before them and to themselves. Without a gradient.
 
     Args:
         qkv: packed projections of the new tokens [B,T,(H+2*KVH)*D].
-        keys, values: of all tokens so far, [B,S,KVH*D]; those of the new ones are written at length .. length+T-1.
+        layer: keys and values of a cache, [B,S,KVH*D], which theirs are in already. Not read where length is 0.
+        length: how many tokens every sequence had before.
     Returns:
         [B,T,H*D].
     """
-    (batch, tokens, width), (room, kv_width) = qkv.shape, keys.shape[1:]
+    (batch, tokens, width), room = qkv.shape, layer[0].shape[1]
     all_heads = heads + 2 * kv_heads
     size = width // all_heads
-    if width % all_heads or kv_width != kv_heads * size:
-        raise ShapeError(f"[attention] qkv of {width} columns for {heads} heads and {kv_heads} of keys does not fit a "
-                         f"cache of width {kv_width}.")
-    if length + tokens > room:
-        raise ShapeError(f"[attention] the cache has room for {room} tokens, got {length} and {tokens} more.")
-    for number, cached in enumerate((keys, values)):
-        start = heads * size + number * kv_width
-        new = sliced(qkv, (0, 0, start), (batch, tokens, kv_width), (1, 1, 1))
-        write_slice(cached, new, (0, length, 0), (1, 1, 1))
     scalars: dict[str, Any] = {
         "B": batch, "H": heads, "KVH": kv_heads, "TQ": tokens, "TK": length + tokens, "offset": length,
         "scale": size ** -0.5, "q_b": tokens * all_heads, "q_t": all_heads, "q_h": 1, "k_at": 0, "v_at": 0,
         "k_b": room * kv_heads, "k_t": kv_heads, "k_h": 1, "o_b": tokens * heads, "o_t": heads, "o_h": 1}
+    keys, values = (qkv, qkv) if length == 0 else layer[:2]
+    if length == 0:
+        scalars |= {"k_at": heads, "v_at": heads + kv_heads, "k_b": tokens * all_heads, "k_t": all_heads}
     out, _ = run(attention_forward, _rows(qkv, size), _rows(keys, size), _rows(values, size), **scalars)
     found: Array = out.reshape(batch, tokens, heads * size)
     return found
