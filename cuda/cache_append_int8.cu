@@ -11,7 +11,9 @@ KERNEL {
     if (at < 0 || at >= int(p.S)) return;
     const size_t first = (token * (p.H + 2 * p.KVH) + p.H + head) * n;
     float top = 0.f;
-    for (u32 c = 0; c < n; c++) top = fmaxf(top, vec_max(vec_map(load(rows, first + c), [](float a) { return fabsf(a); })));
+    for (u32 c = 0; c < n; c++) {
+        top = fmaxf(top, vec_max(vec_map(load(rows, first + c), [](float a) { return fabsf(a); })));
+    }
     const float unit = top > 0.f ? top : 1.f;
     const size_t row = (b * p.S + at) * p.KVH + head % p.KVH;
     for (u32 c = 0; c < n; c++) {

@@ -88,6 +88,22 @@ def test_sample(dualml: Command, run: Path) -> None:
     assert "step-000006" in first.stderr
 
 
+@pytest.mark.parametrize("options", [
+    ("--top-p", "0.9", "--min-p", "0.01", "--repetition-penalty", "1.2", "--cache", "int8"), ("--beams", "3")])
+def test_ways_of_sampling(dualml: Command, run: Path, options: tuple[str, ...]) -> None:
+    words = ("sample", "--prompt", "Now ", "--tokens", "4", "--backend", "cpu", *options)
+    text = dualml(*words, folder=run).stdout
+    assert len(text) == len("Now ") + 4 + 1
+    stop = text[6:8]
+    assert dualml(*words, "--stop", repr(stop)[1:-1], folder=run).stdout == text[:text.index(stop, 4)] + "\n"
+
+
+def test_sampling_with_a_draft(dualml: Command, run: Path) -> None:
+    words = ("sample", "--prompt", "Now ", "--tokens", "4", "--backend", "cpu", "--temperature", "0")
+    assert dualml(*words, "--draft", "runs/gpt-nano-text", folder=run).stdout == dualml(*words, folder=run).stdout
+
+
+
 def test_resume_trains_on(dualml: Command, run: Path) -> None:
     finished = dualml("train", "--resume", "--plain", folder=run)
     assert (finished.returncode, "is finished after step 6" in finished.stderr) == (1, True)

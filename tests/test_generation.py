@@ -124,7 +124,7 @@ def test_stop_strings_hold_back_no_more_than_they_must() -> None:
 
 def _small() -> TextModel:
     dm.manual_seed(3)
-    return GPT(GPTConfig(vocab_size=VOCABULARY, context=CONTEXT, layers=1, heads=1, width=8))
+    return GPT(GPTConfig(vocab_size=VOCABULARY, context=15, layers=1, heads=1, width=8))
 
 
 def _tokens(source: SpeculativeDecoding, count: int) -> list[int]:
@@ -138,15 +138,14 @@ def _tokens(source: SpeculativeDecoding, count: int) -> list[int]:
 
 @pytest.mark.parametrize("kind", ["gpt", "llama"])
 def test_a_draft_does_not_change_greedy_text(fast_backend: str, kind: str) -> None:
-    """Neither a useless draft nor one that is always right; past the context texts are shortened at other places."""
+    """Neither a useless draft nor one that is always right, past the contexts of both too."""
     model = _model(kind)
-    plain = model.generate([1, 2, 3], 17, temperature=0)
+    plain = model.generate([1, 2, 3], 60, temperature=0)
     for draft, accepted in ((_small(), None), (model, 1.0)):
         writer = SpeculativeDecoding(model, draft, SamplingOptions(temperature=0), ahead=3)
         writer.read([1, 2, 3])
-        assert _tokens(writer, 17) == plain
+        assert _tokens(writer, 60) == plain
         assert accepted is None or writer.accepted == accepted
-        assert len(_tokens(writer, 40)) == 40
 
 
 def test_captured_rounds_write_what_calls_write(backend: str) -> None:

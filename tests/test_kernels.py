@@ -18,6 +18,7 @@ from dualml.kernel import KERNELS, MAX_TENSORS, Kernel, make_kernel
 from tests.parity.outcomes import TESTED_OPS
 
 TEMPLATE = "{{ spec.kernel.name }}"
+COUNTING = {"sampling.cuh"}  # adds integers alone, whose sums need no order
 SOURCES = {k.source for k in KERNELS.values()} | {"elementwise"}
 VARIANTS = {(v.backend, f"{k.source}.{v.name}") for k in KERNELS.values() for v in k.variants}
 
@@ -65,7 +66,8 @@ def test_cuda_computes_in_float(path: Path) -> None:
     text = re.sub(r'//.*|"[^"]*"|{[{%#].*?[}%#]}', "", path.read_text(encoding="utf-8"))
     doubles = re.findall(r"(?<![\w.])\d+\.\d*(?:[eE][-+]?\d+)?(?![\w.])", text)
     assert not doubles, f"literals without f are doubles: {doubles}"
-    assert not re.search(r"\bdouble\b|<math\.h>|<cmath>|atomicAdd", text)
+    assert not re.search(r"\bdouble\b|<math\.h>|<cmath>", text)
+    assert "atomicAdd" not in text or path.name in COUNTING, "results must not depend on the order of additions"
 
 
 def test_no_kernel_is_larger_than_a_browser_binds() -> None:

@@ -84,7 +84,7 @@ def test_eight_bits(backend: str) -> None:
     assert 0 < np.abs(found - whole).max() < 0.02 * np.abs(whole).max()
     floats = sum(x.nbytes for x in model.make_cache(2).layers[0])
     assert sum(x.nbytes for x in cache.layers[0][:2]) * 4 == floats
-    with pytest.raises(DTypeError, match='a floating point type or "int8", got int32'):
+    with pytest.raises(DTypeError, match="float16, bfloat16 or \"int8\", got 'int32'"):
         model.make_cache(1, "int32")
 
 

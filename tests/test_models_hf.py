@@ -11,6 +11,7 @@ import pytest
 import dualml as dm
 from dualml.errors import DTypeError, ShapeError
 from dualml.models import from_pretrained, save_pretrained
+from dualml.models.beam import beam_search
 from dualml.models.families import family_for
 from dualml.models.pretrained import _joined
 from tests import hf_models
@@ -230,3 +231,19 @@ def test_fine_tuning(fast_backend: str, name: str, root: Path) -> None:
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(("penalty", "stop"), [(1.0, False), (0.0, True), (2.0, True)])
+def test_beam_search(fast_backend: str, root: Path, penalty: float, stop: bool) -> None:
+    """The texts that transformers finds, in its order."""
+    model, prompt = ours("gpt2", root), tokens(5, seed=1)[0].tolist()
+    ends = set(range(0, model.config.vocab_size, 9)) if stop else set()
+    found = theirs("gpt2").generate(torch.tensor([prompt]), max_new_tokens=8, num_beams=3, num_return_sequences=3,
+                                    do_sample=False, early_stopping=True, length_penalty=penalty,
+                                    eos_token_id=sorted(ends) or None, pad_token_id=0, output_scores=True,
+                                    return_dict_in_generate=True)
+    wanted = [sequence[len(prompt):].tolist() for sequence in found.sequences]
+    got = beam_search(model, prompt, 8, beams=3, stop=ends, length_penalty=penalty)
+    assert [beam.tokens + [0] * (len(wanted[0]) - len(beam.tokens)) for beam in got] == wanted
+    np.testing.assert_allclose([beam.score for beam in got], found.sequences_scores.numpy(), atol=1e-4)
+    assert not stop or any(beam.tokens[-1] in ends for beam in got)

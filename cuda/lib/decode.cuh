@@ -40,7 +40,9 @@ __device__ __forceinline__ void decode(const E* rows, const int* lengths, E* out
         acc = acc * keep;
         const u32 count = min(BLOCK, end - n);
         if (group < GROUPS)
-            for (u32 j = group; j < count; j += GROUPS) acc += value(cache + (size_t)(n + j) * p.KVH, column) * shares[j];
+            for (u32 j = group; j < count; j += GROUPS) {
+                acc += value(cache + (size_t)(n + j) * p.KVH, column) * shares[j];
+            }
         __syncthreads();  // before the next shares
     }
     total = block_sum(total);

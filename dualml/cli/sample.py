@@ -25,6 +25,10 @@ HELP = """Generate text from a trained model.
 
   dualml sample --stop END --stop '\\n\\n'               up to a string
 
+  dualml sample --beams 4 --tokens 60                   the likeliest text that a search with four beams finds
+
+  dualml sample --draft runs/small --model BIG          a small model writes ahead, the big one checks
+
   dualml sample --out runs/gpt-nano-pydoc --step 500    an earlier checkpoint of a certain run
 
   dualml sample --model ~/models/SmolLM2-135M           a folder in Hugging Face's form, or a repository of its hub
@@ -41,6 +45,9 @@ MinP = Annotated[float | None, typer.Option("--min-p", help="Draw only tokens at
 Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Above 1: less of what is in the text already.")]
 Stop = Annotated[list[str] | None, typer.Option(help="End before this string (\\n is a new line). May be given again.")]
 Cache = Annotated[str | None, typer.Option(help="float32, or int8: a quarter of the memory for keys and values.")]
+Beams = Annotated[int, typer.Option(help="Search for the likeliest text with so many beams instead of drawing.")]
+Draft = Annotated[Path | None, typer.Option("--draft", metavar="DIR", help=(
+    "A run, or a folder in Hugging Face's form, of a smaller model with the same tokenizer: it writes ahead."))]
 Seed = Annotated[int, typer.Option(help="The same seed writes the same text.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder. Default: the newest one.")]
 Step = Annotated[int | None, typer.Option(help="The checkpoint of this step instead of the newest.")]
@@ -51,27 +58,61 @@ Backend = Annotated[str, typer.Option(help="auto, cpu, webgpu or cuda.")]
 
 def sample(prompt: Prompt = "\n", tokens: Tokens = 400, temperature: Temperature = 0.8, top_k: TopK = None,
            top_p: TopP = None, min_p: MinP = None, repetition_penalty: Penalty = 1.0, stop: Stop = None,
-           seed: Seed = 0, cache: Cache = None, out: Out = None, step: Step = None, model: Model = None,
-           backend: Backend = "auto") -> None:
+           seed: Seed = 0, beams: Beams = 1, draft: Draft = None, cache: Cache = None, out: Out = None,
+           step: Step = None, model: Model = None, backend: Backend = "auto") -> None:
     from itertools import islice, takewhile
 
+    from ..models import SamplingOptions
     from ..text.stops import until
     if not prompt:
         raise DataError("[sample] --prompt must have at least one character to go on from, got none.")
     if tokens < 0:
         raise DataError(f"[sample] tokens must be 0 or more, got {tokens}.")
+    options = SamplingOptions(temperature, top_k, top_p, min_p, repetition_penalty)
     found, tokenizer, path = _load(model, out, step, backend)
-    known = {"add_special": True} if model is not None else {}
-    begin, ends = tokenizer.encode(prompt, **known), _ends(found, tokenizer)
+    begin = tokenizer.encode(prompt, **({"add_special": True} if model is not None else {}))
+    ends = _ends(found, tokenizer)
     stops = [text.encode("latin-1", "backslashreplace").decode("unicode_escape") for text in stop or ()]
-    stream = found.stream(begin, temperature, top_k, seed, top_p=top_p, min_p=min_p, cache=cache,
-                          repetition_penalty=repetition_penalty)
     print(f"# {path}, on {found.wte.weight.backend}", file=sys.stderr)
     print(prompt, end="", flush=True)
-    drawn = islice(takewhile(lambda t: t not in ends, stream), tokens)
+    source = _searched(found, begin, tokens, beams, ends) if beams > 1 else _drawn(
+        found, begin, options, seed, cache, _draft(draft, backend))
+    drawn = islice(takewhile(lambda t: t not in ends, source), tokens)
     for text in until(_texts(tokenizer, drawn), stops):
         print(text, end="", flush=True)
     print()
+
+
+def _drawn(model: Any, begin: list[int], options: Any, seed: int, cache: str | None, draft: Any) -> Iterator[int]:
+    """Tokens one by one, or as many as a draft model hits."""
+    from ..models.decoding import Decoding
+    from ..models.speculative import SpeculativeDecoding
+    if draft is not None:
+        ahead = SpeculativeDecoding(model, draft, options, seed)
+        ahead.read(begin)
+        yield from (token for tokens in ahead for token in tokens)
+    decoding = Decoding(model, 1, options, seed, cache)
+    decoding.read([begin])
+    yield from (tokens[0] for tokens in decoding)
+
+
+def _searched(model: Any, begin: list[int], tokens: int, beams: int, ends: set[int]) -> Iterator[int]:
+    """The tokens of the best beam; of a long prompt, the end that leaves room for them."""
+    from ..models.beam import beam_search
+    room = model.config.context - tokens
+    if room < 1:
+        raise DataError(f"[sample] --tokens must be below the context of {model.config.context} with --beams, got "
+                        f"{tokens}.")
+    return iter(beam_search(model, begin[-room:], tokens, beams, ends)[0].tokens)
+
+
+def _draft(path: Path | None, backend: str) -> Any:
+    """The model that writes ahead, if there is one."""
+    if path is None:
+        return None
+    if (path / "config.json").is_file():
+        return _load(str(path), None, None, backend)[0]
+    return _load(None, path, None, backend)[0]
 
 
 def _load(model: str | None, out: Path | None, step: int | None, backend: str) -> tuple[Any, Any, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,15 +43,10 @@ class Decoding:
         self.settings = from_numpy((options or SamplingOptions()).settings(), backend=self.backend)
         self.generator = Generator(seed)
         self.state = self.generator.state(self.backend)
-        self.run(self._write_one)
-
-    def run(self, step: Callable[[], None]) -> None:
-        """What a step does."""
-        self._eager = step
         self._recapture()
 
     def _recapture(self) -> None:
-        self._step = capture(self._eager) if self.captured else self._eager
+        self._step = capture(self._write_one) if self.captured else self._write_one
 
     @property
     def context(self) -> int:
@@ -88,19 +83,21 @@ class Decoding:
         """Fills the cache with the texts, after what it knows of them, and draws a token of each."""
         texts = [text[known:] for text in self.texts]
         self.cache.set_lengths([known] * len(texts))
-        with self._quiet():
-            self._reserve(max(map(len, texts)))
+        with self.quiet():
+            self.reserve(max(map(len, texts)))
             x = self.model.hidden(self._padded(texts, 0), self.cache)  # [B,T,C]
             self.cache.set_lengths([known + len(text) for text in texts])
             ends = np.array([b * x.shape[1] + len(text) - 1 for b, text in enumerate(texts)], np.int32)
             last = x.reshape(-1, x.shape[2])[creation.tensor(ends, backend=self.backend.name)]
             self._draw(self.model.head(last)._array)
 
-    def _reserve(self, steps: int) -> None:
-        """Room for more tokens. A cache that grows lies elsewhere, so its step is captured anew."""
-        if self.cache.length + steps > self.cache.capacity:
+    def reserve(self, steps: int) -> bool:
+        """Room for more tokens. Whether the cache had to grow: it lies elsewhere then, and steps are captured anew."""
+        grows = self.cache.length + steps > self.cache.capacity
+        if grows:
             self.cache.reserve(steps)
             self._recapture()
+        return grows
 
     # ---- writing ----
 
@@ -123,7 +120,7 @@ class Decoding:
         self.generator.rebase()
 
     @contextmanager
-    def _quiet(self) -> Iterator[None]:
+    def quiet(self) -> Iterator[None]:
         """No gradients, no dropout, and this model's backend."""
         was_training = self.model.training
         self.model.eval()
@@ -133,38 +130,33 @@ class Decoding:
         finally:
             self.model.train(was_training)
 
-    def step(self, tokens: int = 1, also: Decoding | None = None) -> None:
-        """Does what `run` was given, which reads so many tokens of every text (with `also`, of another model too)."""
-        sides = [self, also] if also else [self]
-        lengths = [side.cache.length for side in sides]
-        with ExitStack() as stack:
-            for side in sides:
-                stack.enter_context(side._quiet())
-                if side.cache.length + tokens > side.cache.capacity:
-                    side.cache.reserve(tokens)
-                    self._recapture()
+    def step(self) -> None:
+        """Reads the last token of every text and draws the next."""
+        length = self.cache.length
+        with self.quiet():
+            self.reserve(1)
             self._step()
-        for side, length in zip(sides, lengths, strict=True):
-            side.cache.length = length + tokens  # a replay runs no Python that counts
+        self.cache.length = length + 1  # a replay runs no Python that counts
 
     def refuse(self, token: int) -> None:
         """Raises ShapeError where a token could not be drawn."""
         if token < 0:
             raise ShapeError("[sample] logits must be finite, got NaN or infinity. The model's weights are not usable.")
 
-    def take(self) -> list[list[int]]:
+    def _take(self) -> list[int]:
         """The token of each text that was drawn last, which joins it."""
         drawn = self.token.numpy()
         self.refuse(int(drawn.min()))
         for text, token in zip(self.texts, drawn.tolist(), strict=True):
             text.append(token)
-        return [[token] for token in drawn.tolist()]
+        tokens: list[int] = drawn.tolist()
+        return tokens
 
     def __iter__(self) -> Iterator[list[int]]:
         """Each text's next token, without an end. When a text fills the context, its later half is read anew, since
         positions cannot slide along in a cache."""
         while True:
-            yield [token for token, in self.take()]
+            yield self._take()
             if self.cache.length + 1 > self.context:
                 half = max(1, self.context // 2)
                 self.texts = [text[-half:] if len(text) > self.context else text for text in self.texts]

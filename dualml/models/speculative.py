@@ -12,6 +12,7 @@ from ..errors import ShapeError
 from ..nn.cache import FEW
 from ..ops import sampling
 from ..ops.speculate import speculated
+from ..programs import capture
 from ..tensor import Tensor
 from .decoding import Decoding
 from .generation import TextModel
@@ -46,7 +47,11 @@ class SpeculativeDecoding:
         self.full = Decoding(model, 1, options, seed, captured=captured)
         self.draft = Decoding(draft, 1, options, seed, captured=False)
         self.found = empty((ahead + 2,), int32, places[0])
-        self.full.run(self._round)
+        self.captured = captured
+        self._recapture()
+
+    def _recapture(self) -> None:
+        self._run = capture(self._round) if self.captured else self._round
 
     @property
     def accepted(self) -> float:
@@ -56,7 +61,6 @@ class SpeculativeDecoding:
     def read(self, prompt: Sequence[int]) -> None:
         """Begins a text."""
         self.full.read([prompt])
-        self.draft.read([prompt])
 
     def _round(self) -> None:
         runtime.replayed(self.full.move_on)
@@ -77,21 +81,34 @@ class SpeculativeDecoding:
         full.token.copy_from(Tensor(self.found)[:1]._array)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """The text's next tokens. When the smaller context is full, its later half is read anew."""
-        context = min(self.full.context, self.draft.context)
-        yield self.full.take()[0]
-        while True:
-            text, length = self.full.texts[0], self.full.cache.length
-            if length + self.ahead + 1 > context:
-                self.read(text[-max(1, context // 2):])
-                yield self.full.take()[0]
-                continue
-            self.full.step(self.ahead + 1, also=self.draft)
-            new, taken, *drafted = self.found.numpy().tolist()
-            self.full.refuse(new)
-            kept = [*drafted[:taken], new]
-            text.extend(kept)
-            self.rounds, self.taken = self.rounds + 1, self.taken + taken
-            for side in (self.full, self.draft):
-                side.cache.length = length + taken + 1
-            yield kept
+        """The text's next tokens. Where a model's context is full, it reads the text's later half anew; the larger
+        model writes the last tokens before that without a draft."""
+        full, draft = self.full, self.draft
+        for first in full:  # without an end: the first token, and those for which there is no room to draft
+            yield first
+            while full.cache.length + self.ahead + 1 <= full.context:
+                if draft.cache.length + self.ahead + 1 > draft.context or self._behind():
+                    draft.read([full.texts[0][:-1][-max(1, draft.context // 2):]])
+                yield self._next()
+
+    def _behind(self) -> bool:
+        """Whether the draft has not read all but the last token."""
+        return self.draft.texts[0][-16:] != self.full.texts[0][:-1][-16:]
+
+    def _next(self) -> list[int]:
+        """The tokens of one round."""
+        sides = (self.full, self.draft)
+        lengths = [side.cache.length for side in sides]
+        with self.full.quiet(), self.draft.quiet():
+            if sum(side.reserve(self.ahead + 1) for side in sides):
+                self._recapture()
+            self._run()
+        new, taken, *drafted = self.found.numpy().tolist()
+        self.full.refuse(new)
+        kept = [*drafted[:taken], new]
+        self.rounds, self.taken = self.rounds + 1, self.taken + taken
+        for side, length in zip(sides, lengths, strict=True):
+            side.cache.length = length + taken + 1
+        self.draft.texts[0].extend([self.full.texts[0][-1], *kept[:-1]])
+        self.full.texts[0].extend(kept)
+        return kept

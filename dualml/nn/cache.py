@@ -8,7 +8,7 @@ import numpy as np
 
 from ..array import Array, empty, from_numpy
 from ..backends.base import Backend
-from ..dtypes import DType, as_dtype, float32, int32, uint32
+from ..dtypes import DType, as_dtype, bfloat16, float16, float32, float64, int32, uint32
 from ..errors import DTypeError, ShapeError
 from ..ops import decode
 from ..ops.attention import attend_cached
@@ -16,6 +16,7 @@ from ..ops.strided import write_slice
 from ..tape import is_grad_enabled
 from ..tensor import Tensor
 
+FLOATING = (float32, float64, float16, bfloat16)
 FEW = 8  # new tokens that attention reads from the cache one by one; more go through in tiles
 
 
@@ -35,10 +36,11 @@ class KVCache:
 
     def __init__(self, layers: int, batch: int, capacity: int, width: int, backend: Backend,
                  dtype: DType | str = float32, heads: int = 1) -> None:
+        if dtype != "int8" and dtype not in (*FLOATING, *(t.name for t in FLOATING)):
+            names = ", ".join(t.name for t in FLOATING)
+            raise DTypeError(f"[cache] dtype must be one of {names} or \"int8\", got {dtype!r}.")
         self.bytes = dtype == "int8"
         self.dtype = uint32 if dtype == "int8" else as_dtype(dtype)
-        if not self.bytes and not self.dtype.is_floating_point:
-            raise DTypeError(f"[cache] dtype must be a floating point type or \"int8\", got {dtype}.")
         self.batch, self.capacity, self.width, self.heads = batch, capacity, width, heads
         self.length, self.even = 0, True  # whether all sequences are as long
         self.lengths = from_numpy(np.zeros(batch, np.int32), int32, backend)
