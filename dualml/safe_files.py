@@ -22,8 +22,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from .errors import CheckpointError
 
@@ -34,7 +32,7 @@ _DTYPES: dict[str, Any] = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64,
     "I32": np.int32, "I16": np.int16, "I8": np.int8, "U64": np.uint64, "U32": np.uint32, "U16": np.uint16,
     "U8": np.uint8, "BOOL": np.bool_, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
-_PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
+PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 _PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")  # a zip holds one in .pt files
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
 
@@ -52,7 +50,7 @@ def load_tensors(path: Path) -> dict[str, np.ndarray]:
         CheckpointError: the file is missing, a pickle, cut short, or claims what cannot be; the message says which.
     """
     refuse_pickle(path)
-    start, header = _header(path)
+    start, header, _ = _header(path)
     if not header:
         return {}
     data = np.memmap(path, np.uint8, "r", start) if path.stat().st_size > start else np.empty(0, np.uint8)
@@ -63,8 +61,14 @@ def load_tensors(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _header(path: Path) -> tuple[int, dict[str, tuple[np.dtype, tuple[int, ...], int, int]]]:
-    """Where the data begins, and of each tensor dtype, shape, and first and last byte after there."""
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts in a safetensors file's __metadata__. Raises CheckpointError as load_tensors."""
+    refuse_pickle(path)
+    return _header(path)[2]
+
+
+def _header(path: Path) -> tuple[int, dict[str, tuple[np.dtype, tuple[int, ...], int, int]], dict[str, str]]:
+    """Where the data begins; of each tensor dtype, shape, and first and last byte after there; and the metadata."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -91,7 +95,7 @@ def _header(path: Path) -> tuple[int, dict[str, tuple[np.dtype, tuple[int, ...],
         place = end
     if place != size - 8 - length:
         raise _wrong(path, f"must end with its last tensor, but {size - 8 - length - place:,} bytes follow")
-    return 8 + length, entries
+    return 8 + length, entries, metadata
 
 
 def _entry(path: Path, name: str, value: Any, room: int) -> tuple[np.dtype, tuple[int, ...], int, int]:
@@ -154,12 +158,12 @@ def _unreadable(path: Path, error: OSError) -> CheckpointError:
 def refuse_pickle(path: Path) -> None:
     """Raises CheckpointError for a file whose name or first bytes are those of a pickle."""
     start = b""
-    if path.suffix not in _PICKLES and path.is_file():
+    if path.suffix not in PICKLES and path.is_file():
         with path.open("rb") as file:
             start = file.read(9)
     if start[8:] == b"{":  # a header of JSON, whose length may begin like a pickle: 640 bytes are 80 02
         return
-    if path.suffix in _PICKLES or start.startswith(_PICKLE_STARTS):
+    if path.suffix in PICKLES or start.startswith(_PICKLE_STARTS):
         raise _wrong(path, "is a pickle file, which runs whatever code is in it when loaded. It was not opened",
                      "Take the model's .safetensors files, or convert it where you trust it: "
                      "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors').")
@@ -213,10 +217,11 @@ def writing(path: Path, fix: str) -> Iterator[None]:
 
 def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Writes arrays as one safetensors file and waits until it is on disk. Raises OSError where it cannot."""
+    import safetensors.numpy
     path.touch()
     mode = path.stat().st_mode
     try:
-        safetensors.numpy.save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, path, metadata)
+        safetensors.numpy.save_file({n: np.asarray(a, order="C") for n, a in arrays.items()}, path, metadata)
     except safetensors.SafetensorError as error:  # it says what the system said: "... (os error 28) ..."
         number = re.search(r"os error (\d+)", str(error))
         raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from None
@@ -225,8 +230,9 @@ def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[st
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes an object and waits until it is on disk."""
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+    """Writes an object and waits until it is on disk. Half a surrogate pair is written as JSON's escape of it."""
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
     flush(path)
 
 

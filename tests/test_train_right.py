@@ -365,7 +365,7 @@ def test_byte_pairs_learned_from_the_text(tmp_path: Path, cpu: None) -> None:
     assert again.trainer.tokenizer.to_dict() == run.trainer.tokenizer.to_dict()
     again.close()
     run.trainer.tokenizer.save(tmp_path / "tokenizer.json")
-    from dualml.train.run import make_tokenizer
+    from dualml.text import make_tokenizer
     loaded = make_tokenizer(str(tmp_path / "tokenizer.json"), "")
     assert loaded.encode("Brücke 🙂").tolist() == run.trainer.tokenizer.encode("Brücke 🙂").tolist()
     for wrong, message in (("bpe:x", "expected char, bpe:N"), ("bpe:100", "vocab"), ("nowhere.json", "tokenizer.json"),

@@ -24,6 +24,8 @@ backend found. The run's folder keeps checkpoints, metrics.jsonl, loss.png and a
 
   dualml train --text notes.txt --minutes 10         your text, as long as you like to wait
 
+  dualml train --data stories                        a data folder of any size: see dualml data --help
+
   dualml train --preset gpt-12m --text book.txt      12 million parameters: hours on a CPU, minutes on a GPU
 
   dualml train --backend webgpu                      on any Vulkan, Metal or DX12 driver
@@ -34,6 +36,9 @@ backend found. The run's folder keeps checkpoints, metrics.jsonl, loss.png and a
 Preset = Annotated[str, typer.Option(help="Model and recipe: gpt-nano, gpt-shakespeare, gpt-12m or gpt2.")]
 TextOption = Annotated[str | None, typer.Option("--text", metavar="NAME|FILE", help=(
     "pydoc (Python's documentation), shakespeare (downloaded once, 1.1 MB), or any UTF-8 file. Default: pydoc."))]
+Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help=(
+    "Instead of --text and --tokenizer: a folder that `dualml data prepare` made. With --resume: where the run's data "
+    "is now."))]
 TokenizerOption = Annotated[str | None, typer.Option("--tokenizer", metavar="char|bpe:N|FILE", help=(
     "Characters, N byte pairs learned from the text (bpe:4096), or a tokenizer.json. Default: the preset's."))]
 BackendOption = Annotated[str | None, typer.Option("--backend", help=(
@@ -64,7 +69,7 @@ Plain = Annotated[bool, typer.Option("--plain", help=(
     "Lines instead of a live display; so it is too where the output is no terminal."))]
 
 
-def train(preset: Preset = "gpt-nano", text: TextOption = None, tokenizer: TokenizerOption = None,
+def train(preset: Preset = "gpt-nano", text: TextOption = None, data: Data = None, tokenizer: TokenizerOption = None,
           backend: BackendOption = None, out: Out = None, resume: Resume = False, steps: Steps = None,
           minutes: Minutes = None, batch: Batch = None, accumulation: Accumulation = None, context: Context = None,
           dropout: Dropout = None, lr: Rate = None, min_lr: MinRate = None, warmup: Warmup = None,
@@ -79,13 +84,15 @@ def train(preset: Preset = "gpt-nano", text: TextOption = None, tokenizer: Token
     if resume:
         kept: dict[str, Any] = {name: changes.pop(name) for name in training.MAY_CHANGE}
         _refuse_changes(changes, preset)
-        run = training.resume(out, backend, reporter, steps, minutes, tensorboard=tensorboard, **kept)
+        run = training.resume(out, backend, reporter, steps, minutes, tensorboard=tensorboard, data=data, **kept)
         if run.trainer.step >= run.trainer.plan.total:
             run.close()
             raise DataError(f"[resume] {run.folder} is finished after step {run.trainer.step:,}. Train on with --steps "
                             "or --minutes, both counted from the run's beginning.")
     else:
-        config = training.recipe(preset, steps=steps, minutes=minutes, **changes)
+        if data is not None and (text is not None or tokenizer is not None):
+            raise DataError("[train] --data brings its text and its tokenizer: leave --text and --tokenizer away.")
+        config = training.recipe(preset, steps=steps, minutes=minutes, data=data, **changes)
         run = training.prepare(config, _choose_backend(backend, reporter), out, reporter, tensorboard)
     _finish(run, run.execute(), run.trainer.reporter)
 

@@ -3,9 +3,10 @@
 from .bpe import BPETokenizer
 from .char import CharTokenizer
 from .decoder import Decoder, decode_stream
-from .stream import encode_file
+from .files import end_of_text, make_tokenizer, read_tokenizer
+from .stream import encode_file, encode_texts
 from .tokenizer import Tokenizer, load_tokenizer
 from .wordpiece import WordPieceTokenizer
 
 __all__ = ["BPETokenizer", "CharTokenizer", "Decoder", "Tokenizer", "WordPieceTokenizer", "decode_stream",
-           "encode_file", "load_tokenizer"]
+           "encode_file", "encode_texts", "end_of_text", "load_tokenizer", "make_tokenizer", "read_tokenizer"]

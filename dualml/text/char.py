@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
+from .added import AddedSplitter, AddedToken, choose
 from .tokenizer import register_tokenizer
 
 
@@ -18,14 +19,20 @@ class CharTokenizer:
 
     Args:
         characters: the vocabulary, each once.
+        added: what joined it later, numbered on from there: more characters, and special tokens such as <|end|>.
     """
 
-    def __init__(self, characters: Iterable[str]) -> None:
-        self.characters = "".join(sorted(set(characters)))
-        if not self.characters:
+    def __init__(self, characters: Iterable[str], added: Sequence[str] = ()) -> None:
+        self.characters, self.added = "".join(sorted(set(characters))), tuple(added)
+        self._texts = [*self.characters, *self.added]
+        if not self._texts:
             raise DataError("[tokenizer] expected at least one character, got an empty vocabulary.")
-        self._table = np.full(max(map(ord, self.characters)) + 1, -1, np.int32)  # code point -> token
-        self._table[[ord(c) for c in self.characters]] = np.arange(len(self.characters), dtype=np.int32)
+        if "" in self._texts or len(set(self._texts)) < len(self._texts):
+            raise DataError(f"[tokenizer] added must be texts that are no tokens yet, each once, got {self.added}.")
+        points = {ord(text): token for token, text in enumerate(self._texts) if len(text) == 1}
+        self._table = np.full(max(points, default=0) + 1, -1, np.int32)  # code point -> token
+        self._table[list(points)] = list(points.values())
+        self._special = tuple(AddedToken(t, text) for t, text in enumerate(self._texts) if len(text) > 1)
 
     @classmethod
     def from_text(cls, text: str) -> CharTokenizer:
@@ -34,10 +41,27 @@ class CharTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        return len(self.characters)
+        return len(self._texts)
 
-    def encode(self, text: str) -> np.ndarray:
-        """Tokens as int32 [T]. Raises DataError that names the first unknown character and its place."""
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Ids of the special tokens by text."""
+        return {token.content: token.id for token in self._special}
+
+    def encode(self, text: str, allowed_special: str | Collection[str] = "all") -> np.ndarray:
+        """Tokens as int32 [T]. Raises DataError that names the first unknown character and its place.
+
+        Args:
+            allowed_special: which special tokens the text may contain: "all", "none" (for text of strangers) or names.
+        """
+        chosen = choose(self._special, allowed_special)
+        if not chosen:
+            return self._encode(text)
+        parts = [self._encode(piece) if token is None else np.array([token.id], np.int32)
+                 for piece, token in AddedSplitter(chosen)(text)]
+        return np.concatenate([np.empty(0, np.int32), *parts])
+
+    def _encode(self, text: str) -> np.ndarray:
         try:
             points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         except UnicodeEncodeError as error:
@@ -50,32 +74,45 @@ class CharTokenizer:
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of tokens. Raises DataError for a token outside the vocabulary."""
+        return "".join(self._pieces(tokens))
+
+    def decode_bytes(self, tokens: Iterable[int], skip_special: bool = False) -> bytes:
+        """UTF-8 of tokens. Raises DataError for a token outside the vocabulary."""
+        pieces = (text for text in self._pieces(tokens) if not skip_special or len(text) == 1)
+        return "".join(pieces).encode("utf-8", "surrogatepass")
+
+    def _pieces(self, tokens: Iterable[int]) -> list[str]:
         found = np.asarray(list(tokens), np.int64)
         if found.size and not (found.min() >= 0 and found.max() < self.vocab_size):
             raise DataError(f"[decode] tokens must be in [0, {self.vocab_size - 1}], got {found.min()} to "
                             f"{found.max()}.")
-        return "".join(self.characters[t] for t in found)
+        return [self._texts[t] for t in found]
 
     def safe_cut(self, data: bytes) -> int:
-        """The last place of UTF-8 text where a character begins: text may be cut anywhere between two."""
-        return next((i for i in range(len(data) - 1, 0, -1) if data[i] & 0xC0 != 0x80), 0)
+        """The last place of UTF-8 text where a character begins: text may be cut between two, not in special tokens."""
+        within = set("".join(token.content for token in self._special).encode())
+        return next((i for i in range(len(data) - 1, 0, -1)
+                     if data[i] & 0xC0 != 0x80 and data[i - 1] not in within), 0)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": "char", "characters": self.characters}
+        added = {"added": list(self.added)} if self.added else {}
+        return {"kind": "char", "characters": self.characters, **added}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> CharTokenizer:
-        return cls(saved["characters"])
+        return cls(saved["characters"], saved.get("added", ()))
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(json.dumps(self.to_dict(), ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(self.to_dict(), ensure_ascii=False)
+        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair as its escape
 
     @classmethod
     def load(cls, path: str | Path) -> CharTokenizer:
         return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
     def _unknown(self, text: str, place: int) -> DataError:
-        shown = self.characters if self.vocab_size <= 200 else self.characters[:200] + "..."
+        known = "".join(self._texts)
+        shown = known if len(known) <= 200 else known[:200] + "..."
         return DataError(f"[encode] text must consist of the {self.vocab_size} characters of the training text, got "
                          f"{text[place]!r} at position {place}. Known: {shown!r}.")
 

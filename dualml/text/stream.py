@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..errors import DataError
 from .tokenizer import Tokenizer, load_tokenizer
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 Special = str | Collection[str]
 BLOCK = 1 << 22
@@ -42,9 +47,9 @@ def encode_file(path: str | Path, tokenizer: Tokenizer, workers: int | None = No
     if workers is not None and workers < 1:
         raise DataError(f"[encode] workers must be at least 1, got {workers}.")
     workers = workers or (os.cpu_count() or 1 if total > 4 * block else 1)
-    blocks = read_blocks(path, getattr(tokenizer, "safe_cut", None), block)
+    blocks = ((size, [text]) for size, text in read_blocks(path, getattr(tokenizer, "safe_cut", None), block))
     done = 0
-    for size, tokens in (_alone if workers == 1 else _together)(blocks, tokenizer, allowed_special, workers):
+    for size, (tokens,) in encode_texts(blocks, tokenizer, workers, allowed_special):
         yield tokens
         done += size
         if progress is not None:
@@ -81,41 +86,70 @@ def _text(path: Path, data: bytes, place: int) -> str:
                         f"{place + error.start:,}.") from None
 
 
-def _encode(tokenizer: Any, text: str, allowed: Special) -> np.ndarray:
-    found: np.ndarray = tokenizer.encode(text) if allowed == "all" else tokenizer.encode(text, allowed_special=allowed)
-    return found
+def encode_texts(blocks: Iterable[tuple[T, list[str]]], tokenizer: Tokenizer, workers: int = 1,
+                 allowed_special: Special = "all") -> Iterator[tuple[T, list[np.ndarray]]]:
+    """Each block's texts as int32 tokens, in order, with whatever came with the block; two blocks per process are under
+    way, so that memory stays bounded.
 
-
-def _alone(blocks: Iterator[tuple[int, str]], tokenizer: Tokenizer, allowed: Special,
-           _: int) -> Iterator[tuple[int, np.ndarray]]:
-    for size, text in blocks:
-        yield size, _encode(tokenizer, text, allowed)
-
-
-def _together(blocks: Iterator[tuple[int, str]], tokenizer: Tokenizer, allowed: Special,
-              workers: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Two blocks per process under way, so that memory stays bounded."""
-    waiting: deque[tuple[int, Future[np.ndarray]]] = deque()
+    Raises:
+        DataError: a text cannot be encoded, or a process was killed.
+    """
+    if workers == 1:
+        for label, texts in blocks:
+            yield label, _encode(tokenizer, texts, allowed_special)
+        return
+    waiting: deque[tuple[T, Future[list[np.ndarray]]]] = deque()
     context = multiprocessing.get_context("spawn")  # a fork would share the GPU's handles
-    with ProcessPoolExecutor(workers, context, _start, (tokenizer.to_dict(), allowed)) as pool:
+    with ProcessPoolExecutor(workers, context, _start, (tokenizer.to_dict(), allowed_special)) as pool:
         try:
-            for size, text in blocks:
-                waiting.append((size, pool.submit(_work, text)))
+            for label, texts in blocks:
+                with _deaf():
+                    waiting.append((label, pool.submit(_work, texts)))
                 if len(waiting) >= 2 * workers:
-                    size, future = waiting.popleft()
-                    yield size, future.result()
+                    label, future = waiting.popleft()
+                    yield label, future.result()
             while waiting:
-                size, future = waiting.popleft()
-                yield size, future.result()
+                label, future = waiting.popleft()
+                yield label, future.result()
+        except BrokenProcessPool:
+            raise DataError(f"[encode] one of {workers} processes was killed, perhaps for want of memory. Use fewer "
+                            "--workers.") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that begin here do not hear Ctrl-C, which is for the one that waits for them."""
+    if os.name == "nt":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _encode(tokenizer: Any, texts: list[str], allowed: Special) -> list[np.ndarray]:
+    return [tokenizer.encode(t) if allowed == "all" else tokenizer.encode(t, allowed_special=allowed) for t in texts]
+
+
 def _start(saved: dict[str, Any], allowed: Special) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_together, daemon=True).start()
     _worker = load_tokenizer(saved), allowed
 
 
-def _work(text: str) -> np.ndarray:
+def _end_together() -> None:
+    """A process that waits for work would not notice that the one who gives it was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(texts: list[str]) -> list[np.ndarray]:
     assert _worker is not None
-    return _encode(_worker[0], text, _worker[1])
+    return _encode(_worker[0], texts, _worker[1])

@@ -34,11 +34,12 @@ def read(path: Path) -> Any:
 
 
 def write(tokenizer: Any, path: Path) -> None:
-    """Writes to_json(tokenizer) under a temporary name, then renames."""
+    """Writes to_json(tokenizer) under a temporary name, then renames. Half a surrogate pair, which has no UTF-8, is
+    written as JSON's escape of it."""
     text = json.dumps(to_json(tokenizer), ensure_ascii=False, indent=1)
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ class TrainConfig:
     Args:
         preset: the model, one of dualml.models.PRESETS.
         text: "pydoc", "shakespeare" or a file.
+        data: a data folder, in place of `text` and `tokenizer`.
         tokenizer: "char", "bpe:N" to learn N byte pairs and tokens from the text, or a tokenizer.json.
         steps: optimizer steps at most.
         minutes: time at most; steps are planned from the measured speed. None trains exactly `steps`.
@@ -36,6 +37,7 @@ class TrainConfig:
 
     preset: str = "gpt-nano"
     text: str = "pydoc"
+    data: str | None = None
     tokenizer: str = "char"
     steps: int = 2000
     minutes: float | None = None

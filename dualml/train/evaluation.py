@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from .. import functional
-from ..data import TokenBatches
+from ..data import Batches
 from ..errors import TrainingError
 from ..models import GPT
 from ..tape import no_grad
@@ -69,12 +69,13 @@ def evaluate(model: GPT, forward: Callable[[str, int], Tensor], batches: int, to
     return Evaluation(loss, tokens, nbytes)
 
 
-def text_size(data: TokenBatches, tokenizer: Tokenizer, batches: int) -> tuple[int, int]:
+def text_size(data: Batches, tokenizer: Tokenizer, batches: int) -> tuple[int, int]:
     """Tokens that validation batches ask the model for, and the bytes they stand for."""
     exact = getattr(tokenizer, "decode_bytes", None)
     tokens = nbytes = 0
     for index in range(batches):
         for row in np.asarray(data.get("val", index)[1]):
+            row = row[row >= 0]  # others are ignored
             tokens += row.size
             nbytes += len(exact(row, skip_special=True)) if exact else byte_count(tokenizer.decode(row.tolist()))
     return tokens, nbytes

@@ -1,5 +1,5 @@
-"""A run from beginning to end: text, tokenizer, model and trainer from settings or from a checkpoint, and what is left
-in its folder when it is over (checkpoints, metrics.jsonl, loss.png, sample.txt)."""
+"""A run from beginning to end: corpus, tokenizer, model and trainer from settings or from a checkpoint, and what is
+left in its folder when it is over (checkpoints, metrics.jsonl, loss.png, sample.txt)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import checkpoints, random, runtime
-from ..data import Text, TokenBatches, load_text
+from ..data import Corpus, open_corpus, same_corpus
 from ..errors import CheckpointError, DataError
 from ..models import GPT, GPTConfig
 from ..safe_files import writing
-from ..text import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
+from ..text import Tokenizer, load_tokenizer
 from . import plot
 from .config import TrainConfig
 from .lock import FolderLock
@@ -28,10 +28,10 @@ MAY_CHANGE = ("lr", "min_lr", "precision")  # in the middle of a run: what gets 
 
 @dataclass
 class Run:
-    """A trainer with the text it reads. `execute` does the whole of it."""
+    """A trainer with the corpus it reads. `execute` does the whole of it."""
 
     trainer: Trainer
-    text: Text
+    corpus: Corpus
     resumed: bool = False
     lock: FolderLock | None = None  # on the folder, until the run is over
 
@@ -47,7 +47,7 @@ class Run:
         sizes, data = trainer.model.config, trainer.data
         title = f"{config.preset} · {trainer.model.num_parameters():,} parameters"
         bound = f"{config.minutes:g} min" if config.minutes else f"{config.steps:,} steps"
-        lines = [f"text: {self.text.name}, {len(self.text.content):,} characters, vocabulary {sizes.vocab_size}, "
+        lines = [f"{self.corpus.kind}: {self.corpus.name}, {self.corpus.size}, vocabulary {sizes.vocab_size}, "
                  f"{len(data.parts['train']):,} tokens to train on, {len(data.parts['val']):,} to validate",
                  f"model: {sizes.layers} layers, {sizes.heads} heads, width {sizes.width}, context {sizes.context}",
                  f"training: {bound}, {config.tokens_per_step:,} tokens a step, lr {config.lr:g}, seed {config.seed}",
@@ -74,7 +74,8 @@ class Run:
         return finished
 
     def close(self) -> None:
-        """Lets other trainers have the folder."""
+        """Lets other trainers have the folder, and the corpus go."""
+        self.corpus.close()
         if self.lock is not None:
             self.lock.release()
         if self.trainer.metrics.board is not None:
@@ -90,21 +91,22 @@ class Run:
     def _picture(self) -> None:
         metrics, sizes = self.trainer.metrics, self.trainer.config
         if plot.available():
-            title = f"{sizes.preset} on {self.text.name}, {self.trainer.backend.name}"
+            title = f"{sizes.preset} on {self.corpus.name}, {self.trainer.backend.name}"
             self._leave("loss.png", lambda path: plot.loss_curve(path, metrics.losses, metrics.validations, title))
         else:
             self.trainer.reporter.note(f"No loss.png: matplotlib is not installed. Get it with {plot.HOW_TO_GET}.")
 
 
-def build(config: TrainConfig, backend: str, tokenizer: Tokenizer, text: Text, folder: Path | None,
+def build(config: TrainConfig, backend: str, tokenizer: Tokenizer, corpus: Corpus, folder: Path | None,
           reporter: Reporter | None = None, model: GPTConfig | None = None) -> Trainer:
     """Model and trainer on a backend. The model is the preset's for this vocabulary, unless its sizes are given."""
     from ..models import PRESETS
     if model is None:
         model = GPTConfig(**{**PRESETS[config.preset], "vocab_size": tokenizer.vocab_size, "context": config.context,
                              "dropout": config.dropout})
-    data = TokenBatches(tokenizer.encode(text.content), model.context, config.batch, config.seed)
-    about = {"text": {"source": text.source, "sha256": text.sha256}}
+    ahead = max(2, config.accumulation)
+    data = corpus.batches(tokenizer, model.context, config.batch, config.seed, ahead)
+    about = {corpus.kind: corpus.reference}
     with runtime.use_backend(backend):
         random.manual_seed(config.seed)
         return Trainer(GPT(model), data, tokenizer, config, folder, reporter, about)
@@ -113,36 +115,16 @@ def build(config: TrainConfig, backend: str, tokenizer: Tokenizer, text: Text, f
 def prepare(config: TrainConfig, backend: str = "auto", out: str | Path | None = None,
             reporter: Reporter | None = None, tensorboard: bool = False) -> Run:
     """A new run. Raises DataError where `out` already holds one, CheckpointError where another trainer is at work."""
-    text = load_text(config.text)
+    corpus = open_corpus(config.text, config.data)
     _refuse_used(out)
     folder = Path(out) if out is not None else _free_folder(Path("runs"), config)
-    trainer = build(config, backend, make_tokenizer(config.tokenizer, text.content), text, folder, reporter)
+    trainer = build(config, backend, corpus.make_tokenizer(config.tokenizer), corpus, folder, reporter)
     lock = FolderLock(folder)
     _refuse_used(folder)  # by who had it until now
     trainer.metrics.rewind(-1)  # of a run that was killed before its first checkpoint
     if tensorboard:
         trainer.metrics.board = Board(folder / "tensorboard")
-    return Run(trainer, text, lock=lock)
-
-
-def make_tokenizer(wanted: str, text: str) -> Tokenizer:
-    """The tokenizer that a setting names: "char" or "bpe:N", made for the text, or a tokenizer.json.
-
-    Raises:
-        DataError: it is none of these, or the text is too short for N tokens.
-    """
-    if wanted == "char":
-        return CharTokenizer.from_text(text)
-    kind, _, size = wanted.partition(":")
-    if kind == "bpe" and size.isdecimal():
-        made = BPETokenizer.train(text, int(size))
-        if made.vocab_size < int(size):
-            raise DataError(f"[tokenizer] bpe:{size} needs a longer text: this one has pairs for {made.vocab_size} "
-                            f"tokens. Use bpe:{made.vocab_size} or fewer.")
-        return made
-    if not Path(wanted).expanduser().is_file():
-        raise DataError(f"[tokenizer] expected char, bpe:N such as bpe:4096, or a tokenizer.json, got {wanted!r}.")
-    return BPETokenizer.load(Path(wanted).expanduser())
+    return Run(trainer, corpus, lock=lock)
 
 
 def _refuse_used(out: str | Path | None) -> None:
@@ -153,15 +135,16 @@ def _refuse_used(out: str | Path | None) -> None:
 
 def resume(out: str | Path | None = None, backend: str | None = None, reporter: Reporter | None = None,
            steps: int | None = None, minutes: float | None = None, root: Path = Path("runs"),
-           tensorboard: bool = False, **changes: Any) -> Run:
+           tensorboard: bool = False, data: str | Path | None = None, **changes: Any) -> Run:
     """The run of a folder (by default the newest below `root`), ready to go on exactly where it stopped.
 
     Args:
         backend: another one than before, if wished.
         steps, minutes: a new end. The learning rate goes on as in a run that had it from the beginning.
+        data: where the run's data folder is now, if it was moved.
         changes: of the settings in MAY_CHANGE, from here on.
     Raises:
-        CheckpointError: there is no run, another trainer is at work on it, or the text is no longer what it was
+        CheckpointError: there is no run, another trainer is at work on it, or the corpus is no longer what it was
             trained on.
     """
     folder = Path(out) if out is not None else latest_run(root)
@@ -169,32 +152,31 @@ def resume(out: str | Path | None = None, backend: str | None = None, reporter: 
         checkpoints.latest(folder / "checkpoints")  # says what is wrong
     lock = FolderLock(folder)
     try:
-        trainer, text = _restored(folder, backend, reporter or Reporter(), steps, minutes, changes)
+        if data is not None:
+            changes["data"] = str(data)
+        trainer, corpus = _restored(folder, backend, reporter or Reporter(), steps, minutes, changes)
         if tensorboard or (folder / "tensorboard").is_dir():
             trainer.metrics.board = Board(folder / "tensorboard", trainer.step)
     except BaseException:
         lock.release()
         raise
-    return Run(trainer, text, resumed=True, lock=lock)
+    return Run(trainer, corpus, resumed=True, lock=lock)
 
 
 def _restored(folder: Path, backend: str | None, reporter: Reporter, steps: int | None, minutes: float | None,
-              changes: Mapping[str, Any]) -> tuple[Trainer, Text]:
-    """A trainer that stands where the newest whole checkpoint was written, and its text."""
+              changes: Mapping[str, Any]) -> tuple[Trainer, Corpus]:
+    """A trainer that stands where the newest whole checkpoint was written, and its corpus."""
     path = checkpoints.latest(folder / "checkpoints", reporter.note)
     state = checkpoints.read_state(path)
     with checkpoints.reading(path):
         config = TrainConfig.from_dict(state["config"]).changed(**changes)
         if steps is not None or minutes is not None:
             config = TrainConfig.from_dict(config.to_dict() | {"steps": steps or 10**7, "minutes": minutes})
-        text = load_text(state["text"]["source"])
-        if text.sha256 != state["text"]["sha256"]:
-            raise CheckpointError(f"[resume] the text {text.source} is not the one {folder} was trained on: it has "
-                                  "changed since. Restore it, or start a new run.")
+        corpus = same_corpus(state, changes.get("data"))
         tokenizer, model = load_tokenizer(state["tokenizer"]), _sizes(path, state["model"])
-        trainer = build(config, backend or state["backend"], tokenizer, text, folder, reporter, model)
+        trainer = build(config, backend or state["backend"], tokenizer, corpus, folder, reporter, model)
         trainer.restore(path)
-    return trainer, text
+    return trainer, corpus
 
 
 def load_for_sampling(out: str | Path | None = None, backend: str = "auto", step: int | None = None,
@@ -211,12 +193,13 @@ def load_for_sampling(out: str | Path | None = None, backend: str = "auto", step
 
 
 def load_for_evaluation(out: str | Path | None = None, backend: str = "auto", step: int | None = None,
-                        text: str | None = None, batches: int | None = None,
-                        root: Path = Path("runs")) -> tuple[Trainer, Text, Path]:
+                        text: str | None = None, batches: int | None = None, root: Path = Path("runs"),
+                        data: str | None = None) -> tuple[Trainer, Corpus, Path]:
     """A trainer with the weights of a run's newest checkpoint, or of the one at `step`, that keeps nothing on disk.
 
     Args:
-        text: another text than the run's; its last tenth is evaluated.
+        text, data: another text or data folder than the run's; the last tenth of the one is evaluated, what is for
+            validation of the other.
         batches: validation batches; as many as in training by default.
     """
     folder = Path(out) if out is not None else latest_run(root)
@@ -225,10 +208,7 @@ def load_for_evaluation(out: str | Path | None = None, backend: str = "auto", st
     state = checkpoints.read_state(path)
     with checkpoints.reading(path):
         config = TrainConfig.from_dict(state["config"]).changed(eval_batches=batches)
-        found = load_text(text or state["text"]["source"])
-        if text is None and found.sha256 != state["text"]["sha256"]:
-            raise CheckpointError(f"[eval] the text {found.source} has changed since {folder} was trained on it. "
-                                  "Restore it, or name a text with --text.")
+        found = open_corpus(text or "", data) if text or data else same_corpus(state)
         tokenizer, model = load_tokenizer(state["tokenizer"]), _sizes(path, state["model"])
         trainer = build(config, backend, tokenizer, found, None, None, model)
         checkpoints.load_model(path, trainer.model)
@@ -268,7 +248,8 @@ def latest_run(root: Path) -> Path:
 
 def _free_folder(root: Path, config: TrainConfig) -> Path:
     """runs/<preset>-<text>, with a number where that is taken: an earlier run is never overwritten."""
-    text = re.sub(r"[^\w.-]+", "-", Path(config.text).stem)
+    text = Path(config.text).stem if config.data is None else Path(config.data).resolve().name
+    text = re.sub(r"[^\w.-]+", "-", text)
     name, number = f"{config.preset}-{text}", 1
     while (root / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1

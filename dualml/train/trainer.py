@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import amp, checkpoints, creation, functional, optim, random, runtime
-from ..data import TokenBatches
+from ..data import Batches
 from ..errors import CheckpointError, TrainingError
 from ..models import GPT
 from ..programs import capture
@@ -59,7 +59,7 @@ class Trainer:
         folder: the run's folder; None keeps nothing on disk.
     """
 
-    def __init__(self, model: GPT, data: TokenBatches, tokenizer: Tokenizer, config: TrainConfig,
+    def __init__(self, model: GPT, data: Batches, tokenizer: Tokenizer, config: TrainConfig,
                  folder: Path | None = None, reporter: Reporter | None = None,
                  about: Mapping[str, Any] | None = None) -> None:
         self.model, self.data, self.tokenizer, self.config = model, data, tokenizer, config

@@ -1,0 +1,71 @@
+"""Tokenizers by name and as files, of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from .bpe import END_OF_TEXT, BPETokenizer
+from .char import CharTokenizer
+from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer_json import from_json, read
+
+Progress = Callable[[int, int], None]  # merges done, merges in all
+
+
+def bpe_size(wanted: str) -> int | None:
+    """N of "bpe:N", None for another word."""
+    kind, _, size = wanted.partition(":")
+    return int(size) if kind == "bpe" and size.isdecimal() else None
+
+
+def make_tokenizer(wanted: str, texts: str | Iterable[str], progress: Progress | None = None,
+                   special: tuple[str, ...] = ()) -> Tokenizer:
+    """The tokenizer that a setting names: "char" or "bpe:N", made for the texts, or a file.
+
+    Args:
+        special: what a "char" tokenizer has besides characters.
+    Raises:
+        DataError: it is none of these, or the texts are too short for N tokens.
+    """
+    if wanted == "char":
+        characters: set[str] = set()
+        for text in [texts] if isinstance(texts, str) else texts:
+            characters.update(text)
+        return CharTokenizer(characters, special)
+    size = bpe_size(wanted)
+    if size is not None:
+        made = BPETokenizer.train(texts, size, progress=progress)
+        if made.vocab_size < size:
+            raise DataError(f"[tokenizer] bpe:{size} needs a longer text: this one has pairs for {made.vocab_size} "
+                            f"tokens. Use bpe:{made.vocab_size} or fewer.")
+        return made
+    path = Path(wanted).expanduser()
+    if not path.is_file():
+        raise DataError(f"[tokenizer] expected char, bpe:N such as bpe:4096, or a tokenizer.json, got {wanted!r}.")
+    return read_tokenizer(path)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a file: a tokenizer.json of byte-level BPE, or what CharTokenizer.save wrote.
+
+    Raises:
+        DataError: the file is missing, damaged, or of another kind.
+    """
+    content: Any = read(path)
+    if not isinstance(content, dict) or content.get("kind") != "char":
+        return from_json(content)
+    added = content.get("added", [])
+    if not isinstance(content.get("characters"), str) or not isinstance(added, list) \
+            or not all(isinstance(text, str) for text in added):
+        raise DataError(f"[tokenizer] characters in {path} must be a text, and added a list of texts, got "
+                        f"{str(content.get('characters'))[:40]!r} and {str(added)[:40]!r}.")
+    return load_tokenizer(content)
+
+
+def end_of_text(tokenizer: Tokenizer) -> int | None:
+    """The id of the token that separates documents, where there is one."""
+    special: dict[str, int] = getattr(tokenizer, "special_tokens", {})
+    return next((special[name] for name in END_OF_TEXT if name in special), None)
