@@ -26,7 +26,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 WORDS = "tests/test_parity.py tests/test_train.py tests/test_random.py tests/test_autograd.py tests/test_nn_torch.py " \
-        "tests/test_tensor_torch.py tests/test_shapes.py tests/test_strided.py"
+        "tests/test_tensor_torch.py tests/test_shapes.py tests/test_strided.py tests/test_capture.py " \
+        "tests/test_program_files.py tests/test_memory.py tests/test_no_growth.py tests/test_profile.py"
 
 
 @dataclass
@@ -86,6 +87,9 @@ def plan(usable: dict[str, str], options: argparse.Namespace) -> list[Step]:
     parallel = ["-n", str(options.jobs), "--dist", "loadgroup"] if importlib.util.find_spec("xdist") else []
     steps = [Step(f"tests {name}", [python, "-m", "pytest", "-q", *parallel, *WORDS.split(), "-k",
                                     f"{name} and not cuda_on_cpu", *options.pytest.split()]) for name in modes]
+    steps += [Step(f"captured {name} {size}", [python, str(ROOT / "benchmarks" / "captured.py"), "--backend", name,
+                                               "--config", size, "--json", str(out / f"captured_{name}_{size}.json")])
+              for name in modes for size in ("small", "12m")]  # the same bits as eager, which is a check too
     if options.benchmarks:
         for name in modes:
             for script, flags in (("matmul", ["--backend", name]),

@@ -4,6 +4,7 @@
         step(x, y)
     print(profile.table())
     profile.save_trace("trace.json")    # for chrome://tracing or ui.perfetto.dev
+    profile.timeline("step.svg")        # a picture
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -158,15 +158,38 @@ class Profile:
             self._floors[name] = measure_floor(runtime.get(name))
         return self._floors[name]
 
+    @property
+    def span(self) -> float:
+        """Seconds from the first launch's beginning to the last one's end, waits for the host among them."""
+        return max((b + one.seconds for b, one in zip(self._begins(), self.launches, strict=True)), default=0.0)
+
+    def _begins(self) -> list[float]:
+        """Seconds from the first launch to each: when the host asked for it, or when the device had done the one
+        before."""
+        at: dict[str, float] = {}
+        found = []
+        for one in self.launches:
+            found.append(max(at.get(one.backend, 0.0), one.began - self.launches[0].began))
+            at[one.backend] = found[-1] + one.seconds
+        return found
+
+    def timeline(self, path: str | os.PathLike[str], title: str = "") -> None:
+        """Draws the launches over time as a PNG or SVG: a lane for each kind of kernel, bars as wide as their device
+        time, totals in the legend. Gaps are where the device waits for the host. Needs matplotlib."""
+        from .timeline import draw
+        begins, target = self._begins(), Path(path)
+        heading = (f"{title + ': ' if title else ''}{len(self.launches)} launches, {self.seconds * 1e3:.2f} ms of work "
+                   f"in {self.span * 1e3:.2f} ms")
+        partial = target.with_name(f"{target.stem}.{os.getpid()}{target.suffix}")
+        draw(partial, [(one.name, begin, one.seconds) for one, begin in zip(self.launches, begins, strict=True)],
+             heading)
+        os.replace(partial, target)
+
     def save_trace(self, path: str | os.PathLike[str]) -> None:
         """Writes the launches as a Chrome trace: a bar per launch, one row per backend, in device time end to end."""
-        events: list[dict[str, Any]] = []
-        at: dict[str, float] = {}
-        for one in self.launches:
-            begin = max(at.get(one.backend, 0.0), (one.began - self.launches[0].began) * 1e6)
-            at[one.backend] = begin + one.seconds * 1e6
-            events.append({"name": one.name, "ph": "X", "ts": begin, "dur": one.seconds * 1e6, "pid": one.backend,
-                           "tid": "device", "args": {"bytes": one.nbytes, "flops": one.flops, "line": one.where}})
+        events = [{"name": one.name, "ph": "X", "ts": begin * 1e6, "dur": one.seconds * 1e6, "pid": one.backend,
+                   "tid": "device", "args": {"bytes": one.nbytes, "flops": one.flops, "line": one.where}}
+                  for one, begin in zip(self.launches, self._begins(), strict=True)]
         target = Path(path)
         partial = target.with_name(f"{target.name}.{os.getpid()}")
         partial.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
@@ -194,9 +217,3 @@ def measure_floor(backend: Backend) -> tuple[float, float]:
         return min(found)
     addition = best(lambda: evaluate("add_forward", "a + b", {"a": x, "b": x}, x.shape, x.dtype))
     return 3 * x.nbytes / addition, 2 * 512**3 / best(lambda: gemm(a, a))
-
-
-def memory(backend: str | None = None) -> dict[str, int]:
-    """Bytes of a backend (the current one by default): "in_use" by tensors, their "peak", and free ones in its "pool".
-    """
-    return (runtime.current() if backend is None else runtime.get(backend)).memory()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import sys
-from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -19,169 +17,13 @@ from dualml.array import from_numpy, run
 from dualml.backends import cuda
 from dualml.dtypes import as_dtype
 from dualml.errors import BackendError, DeviceLostError, KernelError, OutOfMemoryError
-from dualml.kernel import make_kernel
-from dualml.ops.matmul import gemm, matmul
-
-CUBLAS_TYPES = {0: np.dtype(np.float32), 2: np.dtype(np.float16), 14: np.dtype(ml_dtypes.bfloat16)}
-
-
-class CudaError(RuntimeError):
-    def __init__(self, status: int, text: str = "cudaErrorOfSomeKind") -> None:
-        super().__init__(text)
-        self.status = status
-
-
-class PoolError(MemoryError):
-    pass
-
-
-def at(address: int, dtype: np.dtype, count: int) -> np.ndarray:
-    return np.frombuffer((ctypes.c_uint8 * (count * dtype.itemsize)).from_address(address), dtype)
-
-
-class Memory:
-    """Device memory, or pinned: a stretch of the host's."""
-
-    def __init__(self, nbytes: int) -> None:
-        self.bytes = np.full(nbytes, 0xff, np.uint8)
-        self.ptr = self.bytes.ctypes.data
-
-
-class Event:
-    def __init__(self, disable_timing: bool) -> None:
-        self.done, self.waited = False, False
-
-    def record(self, stream: Any) -> None: ...
-
-    def synchronize(self) -> None:
-        self.waited = True
-
-
-class Stream:
-    ptr = 77
-
-    def __init__(self, non_blocking: bool) -> None:
-        assert non_blocking
-        self.fails: CudaError | None = None
-        self.current = False
-
-    def __enter__(self) -> None:
-        self.current = True
-
-    def __exit__(self, *_: object) -> None:
-        self.current = False
-
-    def synchronize(self) -> None:
-        if self.fails:
-            raise self.fails
-
-
-class Cublas:
-    """gemmStridedBatchedEx in NumPy, in cuBLAS's own terms: columns `ld` elements apart."""
-
-    def __init__(self, device: Device) -> None:
-        self.device = device
-
-    def create(self) -> int:
-        return 5
-
-    def setMathMode(self, handle: int, mode: int) -> None:
-        assert (handle, mode) == (5, 16)
-
-    def gemmStridedBatchedEx(self, handle: int, op_a: int, op_b: int, m: int, n: int, k: int, alpha: int,
-                             a: int, type_a: int, lda: int, step_a: int, b: int, type_b: int, ldb: int, step_b: int,
-                             beta: int, c: int, type_c: int, ldc: int, step_c: int, batch: int, compute: int,
-                             algo: int) -> None:
-        assert (handle, compute, type_a, type_b) == (5, 68, type_c, type_c)
-        assert self.device.streams[0].current
-        assert min(m, n, k, lda, ldb, ldc) > 0
-        for i in range(batch):
-            x, y = (self.matrix(p + i * step * CUBLAS_TYPES[kind].itemsize, kind, ld, *size)
-                    for p, kind, ld, step, size in ((a, type_a, lda, step_a, (k, m) if op_a else (m, k)),
-                                                    (b, type_b, ldb, step_b, (n, k) if op_b else (k, n))))
-            out = self.matrix(c + i * step_c * CUBLAS_TYPES[type_c].itemsize, type_c, ldc, m, n)
-            x, y = (x.T if op_a else x).astype(np.float32), (y.T if op_b else y).astype(np.float32)
-            factors = [at(p, np.dtype(np.float32), 1)[0] for p in (alpha, beta)]
-            old = out.astype(np.float32) * factors[1] if factors[1] else 0
-            out[...] = (factors[0] * (x @ y) + old).astype(out.dtype)
-
-    @staticmethod
-    def matrix(address: int, kind: int, ld: int, rows: int, columns: int) -> np.ndarray:
-        assert ld >= rows
-        flat = at(address, CUBLAS_TYPES[kind], ld * (columns - 1) + rows)
-        return np.lib.stride_tricks.as_strided(flat, (rows, columns), (flat.itemsize, ld * flat.itemsize))
-
-
-class Device:
-    """What dualml uses of `cupy`."""
-
-    def __init__(self) -> None:
-        self.launched: list[tuple[Any, ...]] = []
-        self.attributes: list[tuple[int, int, int]] = []
-        self.streams: list[Stream] = []
-        self.room = 1 << 30
-        self.compiled = 0
-        self.__file__ = "/nowhere/cupy/__init__.py"
-        nvrtc = SimpleNamespace(
-            NVRTCError=CudaError, getVersion=lambda: (13, 0), getSupportedArchs=lambda: (75, 80, 90),
-            createProgram=lambda source, name, headers, names: source, compileProgram=self.compile,
-            getCUBIN=lambda program: program.encode(), getPTX=lambda program: b"ptx",
-            getProgramLog=lambda program: "the log", destroyProgram=lambda program: None)
-        driver = SimpleNamespace(
-            moduleLoadData=lambda image: len(image), moduleGetFunction=lambda module, name: name,
-            funcSetAttribute=lambda *args: self.attributes.append(args), launchKernel=self.launch,
-            CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8)
-        runtime = SimpleNamespace(
-            getDevice=lambda: 0, getDeviceProperties=self.properties, memGetInfo=lambda: (1, 2),
-            driverGetVersion=lambda: 13020, memcpyAsync=self.copy, memsetAsync=self.fill,
-            memcpyHostToDevice=1, memcpyDeviceToHost=2, memcpyDeviceToDevice=3)
-        pool = SimpleNamespace(malloc=self.malloc, free_bytes=lambda: 9, free_all_blocks=lambda: None)
-        self.cuda = SimpleNamespace(nvrtc=nvrtc, driver=driver, runtime=runtime, Stream=self.stream, Event=Event,
-                                    MemoryPool=lambda: pool, memory=SimpleNamespace(OutOfMemoryError=PoolError),
-                                    alloc_pinned_memory=Memory, cublas=Cublas(self), get_cuda_path=lambda: None)
-
-    def stream(self, non_blocking: bool) -> Stream:
-        self.streams.append(Stream(non_blocking))
-        return self.streams[-1]
-
-    def properties(self, device: int) -> dict[str, Any]:
-        return {"major": 9, "minor": 0, "name": b"Stand-in", "multiProcessorCount": 132, "sharedMemPerBlockOptin": 1}
-
-    def malloc(self, nbytes: int) -> Memory:
-        if nbytes > self.room:
-            raise PoolError
-        return Memory(nbytes)
-
-    def copy(self, to: int, source: int, nbytes: int, kind: int, stream: int) -> None:
-        assert stream == Stream.ptr
-        ctypes.memmove(to, source, nbytes)
-
-    def fill(self, to: int, value: int, nbytes: int, stream: int) -> None:
-        ctypes.memset(to, value, nbytes)
-
-    def compile(self, source: str, options: tuple[str, ...]) -> None:
-        self.compiled += 1
-        assert "--gpu-architecture=sm_90a" in options
-        if "nonsense" in source:
-            raise CudaError(6, "NVRTC_ERROR_COMPILATION")
-
-    def launch(self, function: str, *numbers: int) -> None:
-        self.launched.append((function, *numbers))
+from dualml.ops.matmul import gemm
+from tests.cupy_stand_in import CudaError, Device, at, probe, put_in_place
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Device]:
-    stand_in = Device()
-    monkeypatch.setitem(sys.modules, "cupy", stand_in)
-    monkeypatch.setattr(cuda, "_header_folders", lambda cupy: [tmp_path])
-    monkeypatch.setenv("DUALML_CACHE", str(tmp_path))
-    monkeypatch.setattr(matmul, "specs", {})  # programs of a stand-in must not outlive it
-    return stand_in
-
-
-def probe(body: str = "out[0] = 0;", name: str = "probe") -> Any:
-    return make_kernel(len, "x[N] -> out[N] | scale", name=name, groups="cdiv(N, BLOCK)", block=64,
-                       texts={"cu": f"KERNEL {{ {body} }}"})
+def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Device:
+    return put_in_place(monkeypatch, tmp_path)
 
 
 def test_device_and_memory(device: Device) -> None:

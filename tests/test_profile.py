@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import dualml as dm
-from dualml import nn, runtime
+from dualml import nn, optim, runtime
+from dualml.errors import DualmlError
+from dualml.kernel import KERNELS
+from dualml.timeline import lane_of
 
 
 def test_every_launch_is_in_the_profile(backend: str, tmp_path: Path, launches: list[str]) -> None:
@@ -75,3 +79,46 @@ def test_memory_counts_tensors(fast_backend: str) -> None:
     assert dm.memory()["in_use"] >= before["in_use"] + (4 << 20)
     del x
     assert dm.memory(fast_backend)["in_use"] == before["in_use"]
+
+
+def test_a_timeline_is_drawn(fast_backend: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    layer, x = nn.Linear(32, 16), dm.ones(8, 32)
+    optimizer = optim.SGD(layer.parameters())
+    with dm.profile() as profile:
+        nn.functional.gelu(layer(x)).sum().backward()
+        optimizer.step()
+    begins = profile._begins()
+    assert begins[0] == 0
+    assert all(a + one.seconds <= b + 1e-9 for a, b, one in zip(begins, begins[1:], profile.launches, strict=False))
+    profile.timeline(tmp_path / "step.svg", "one step")
+    picture = (tmp_path / "step.svg").read_text()
+    products = [one for one in profile.launches if one.name == "matmul"]
+    assert f"matrix products: {len(products)} in {sum(o.seconds for o in products) * 1e3:.2f} ms" in picture
+    assert f"one step: {len(profile.launches)} launches" in picture
+    assert "optimizer: 1 in" in picture
+    profile.timeline(tmp_path / "step.png")
+    assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
+    with dm.profile() as nothing:
+        pass
+    nothing.timeline(tmp_path / "nothing.svg")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nothing.svg", "step.png", "step.svg"]
+
+
+def test_kernels_have_their_lanes() -> None:
+    lanes = {name: lane_of(name) for name in KERNELS}
+    assert lanes["matmul"] == 0
+    assert lanes["attention_backward"] == lanes["rope_turn"] == 1
+    assert lanes["sum_rows"] == lanes["arg_max_merge"] != lanes["grad_norm_total"] == lanes["adamw"]
+    assert lane_of("gelu_forward") == lane_of("fill_forward")
+
+
+def test_a_timeline_without_matplotlib(cpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in sys.modules if n == "matplotlib" or n.startswith("matplotlib.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with dm.profile() as profile:
+        dm.ones(3) + 1
+    with pytest.raises(DualmlError, match=r"\[timeline\] a picture needs matplotlib"):
+        profile.timeline(tmp_path / "step.svg")
+    assert not any(tmp_path.iterdir())

@@ -25,11 +25,16 @@ class Buffer:
         self.handle = handle
         self.nbytes = nbytes
         self.version = 0
+        for watch in watchers:
+            watch(self)
 
     def __del__(self) -> None:
         backend = getattr(self, "backend", None)  # half-made when alloc raised
         if backend is not None and sys is not None and not sys.is_finalizing():  # modules are being taken apart
             backend.free(self.handle, self.nbytes)
+
+
+watchers: list[Callable[[Buffer], None]] = []  # told of each new Buffer; see memory.py
 
 
 class Binding:

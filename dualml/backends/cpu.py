@@ -20,6 +20,7 @@ from .blas import Threads
 from .malloc import keep_freed_memory
 
 _ALIGN = 64
+_MOST_SIZES = 128  # sets of parameters whose shapes a kernel remembers
 Bytes = np.ndarray
 
 
@@ -137,8 +138,8 @@ class _Reference:
         scalars = {n: fields[n].item() for n in self.names} | self.constants
         dims = dict(self.spec.constants) | {n: fields[n].item() for n, _ in self.kernel.params} | scalars
         shapes = [tuple(self.kernel.size(d, dims) for d in arg.dims) for arg in self.kernel.args]
-        if len(self.known) > 1000:  # a scalar that is new at every launch
-            self.known.clear()
+        if len(self.known) >= _MOST_SIZES:  # a scalar that is new at every launch, such as dropout's offset
+            self.known.pop(next(iter(self.known)), None)
         found = self.known[params] = _Sizes(scalars, shapes, [math.prod(s) for s in shapes])
         return found
 

@@ -2,10 +2,15 @@
 
 cuBLAS thinks in columns. A row-major matrix is, to it, its transpose; so it is told to make out^T = b^T a^T, and what
 is stored transposed is marked, never copied.
+
+CuPy makes the handle, but its own calls of cuBLAS refuse to be recorded in a CUDA graph, and set the stream at each
+call, which takes back a workspace. So the library that it loaded is called directly.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +25,10 @@ from .base import Backend, Binding, Buffer
 
 _TYPES = {dtypes.float32: 0, dtypes.float16: 2, dtypes.bfloat16: 14}  # cudaDataType: CUDA_R_32F, _16F, _16BF
 _COMPUTE_32F, _DEFAULT_ALGORITHM = 68, -1
+_INT, _LONG, _POINTER = ctypes.c_int, ctypes.c_longlong, ctypes.c_void_p
+_GEMM = [_POINTER, *[_INT] * 5, _POINTER, *[_POINTER, _INT, _INT, _LONG] * 2, _POINTER, _POINTER, _INT, _INT, _LONG,
+         *[_INT] * 3]
+_WORKSPACE = (4 << 20, 32 << 20)  # bytes that NVIDIA advises, before Hopper and from there on
 _FULL_PRECISION_SUMS = 16  # CUBLAS_DEFAULT_MATH (no TF32) | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
 
 
@@ -33,19 +42,33 @@ class Matrix:
     transposed: bool = False
 
 
-class Cublas:
-    """A handle of cuBLAS that works on one stream."""
+def _library(version: int) -> Any:
+    """The cuBLAS that CuPy has loaded, by the name that this process knows it under."""
+    major = version // 10000
+    return ctypes.CDLL(f"cublas64_{major}.dll" if os.name == "nt" else f"libcublas.so.{major}")
 
-    def __init__(self, cupy: Any, stream: Any) -> None:
+
+class Cublas:
+    """A handle of cuBLAS that works on one stream, in memory that it was given: one that has to ask for its own while a
+    CUDA graph is recorded would spoil it."""
+
+    def __init__(self, cupy: Any, stream: Any, backend: Backend) -> None:
         try:
-            self.library = cupy.cuda.cublas
-        except (ImportError, AttributeError) as error:
+            vendor = cupy.cuda.cublas
+            self.handle = vendor.create()
+            library = _library(vendor.getVersion(self.handle))
+        except (ImportError, AttributeError, OSError) as error:
             raise BackendError(f"[cuda] cuBLAS cannot be loaded: {error}. Install the CUDA toolkit, or what of it we "
                                "need: pip install 'cupy-cuda12x[ctk]' or 'cupy-cuda13x[ctk]'.") from error
         self.runtime, self.stream = cupy.cuda.runtime, stream
-        self.handle = self.library.create()
-        self.library.setMathMode(self.handle, _FULL_PRECISION_SUMS)
+        vendor.setMathMode(self.handle, _FULL_PRECISION_SUMS)
         self.numbers = np.array([0, 1], np.float32)  # where cuBLAS reads its factors
+        self.workspace = backend.alloc(_WORKSPACE[backend.device.arch >= 90])
+        self._gemm = library.cublasGemmStridedBatchedEx
+        self._gemm.argtypes = _GEMM
+        _check(library.cublasSetStream_v2(ctypes.c_void_p(self.handle), ctypes.c_void_p(stream.ptr)))
+        _check(library.cublasSetWorkspace_v2(ctypes.c_void_p(self.handle), ctypes.c_void_p(self.workspace.handle.ptr),
+                                             ctypes.c_size_t(self.workspace.nbytes)))  # last: a new stream drops it
 
     def clear(self, address: int, nbytes: int) -> None:
         self.runtime.memsetAsync(address, 0, nbytes, self.stream.ptr)
@@ -54,11 +77,15 @@ class Cublas:
                 add: bool = False) -> None:
         """out = x y, or out += x y where `add`; x is m x k, y is k x n, out is m x n."""
         kind, zero, one = _TYPES[dtype], self.numbers.ctypes.data, self.numbers.ctypes.data + 4
-        with self.stream:  # CuPy hands cuBLAS the current stream
-            self.library.gemmStridedBatchedEx(
-                self.handle, int(x.transposed), int(y.transposed), m, n, k, one, x.address, kind, x.width, x.step,
-                y.address, kind, y.width, y.step, one if add else zero, out.address, kind, out.width, out.step, batch,
-                _COMPUTE_32F, _DEFAULT_ALGORITHM)
+        _check(self._gemm(
+            self.handle, int(x.transposed), int(y.transposed), m, n, k, one, x.address, kind, x.width, x.step,
+            y.address, kind, y.width, y.step, one if add else zero, out.address, kind, out.width, out.step, batch,
+            _COMPUTE_32F, _DEFAULT_ALGORITHM))
+
+
+def _check(status: int) -> None:
+    if status:
+        raise BackendError(f"[cuda] cuBLAS answered with status {status} (cublasStatus_t).")
 
 
 class Matmul:
@@ -74,14 +101,31 @@ class Matmul:
         self.dtype = spec.types[0][1]
         self.ones: Buffer | None = None
 
-    def launch(self, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
+    def _size(self, params: bytes) -> dict[str, int]:
         fields = np.frombuffer(params, self.spec.struct)[0]
-        size = {n: int(fields[n]) for n in self.spec.struct.names or ()} | {n: int(v) for n, v in self.spec.constants}
+        return {n: int(fields[n]) for n in self.spec.struct.names or ()} | {n: int(v) for n, v in self.spec.constants}
+
+    def prepare(self, params: bytes) -> Buffer | None:
+        """The memory that a launch of these sizes reads besides its buffers. Keep it as long as a recorded one lives:
+        a larger launch will get another."""
+        size = self._size(params)
+        return self._ones(size["M"] * size["B"]) if size["has_bias"] else None
+
+    def _ones(self, count: int) -> Buffer:
+        itemsize = self.dtype.device.itemsize
+        if self.ones is None or self.ones.nbytes < count * itemsize:
+            self.ones = self.backend.alloc(2 * count * itemsize)
+            self.backend.write(self.ones, 0, np.ones(2 * count, self.dtype.device))
+        return self.ones
+
+    def launch(self, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
+        size = self._size(params)
         m, n, k, batch = size["M"], size["N"], size["K"], size["B"]
         a, b, bias, out = (bound.buffer.handle.ptr + bound.offset for bound in bindings)
         if size["has_bias"]:
             rows = m * batch
-            self.cublas.product(self.dtype, Matrix(bias, n), Matrix(self._ones(rows), 1), Matrix(out, n), n, rows, 1)
+            ones: int = self._ones(rows).handle.ptr
+            self.cublas.product(self.dtype, Matrix(bias, n), Matrix(ones, 1), Matrix(out, n), n, rows, 1)
         elif not k:
             self.cublas.clear(out, bindings[-1].nbytes)
         if not k:
@@ -91,11 +135,3 @@ class Matmul:
             Matrix(b, k if size["tb"] else n, 0 if size["BB"] == 1 else k * n, bool(size["tb"])),
             Matrix(a, m if size["ta"] else k, 0 if size["BA"] == 1 else m * k, bool(size["ta"])),
             Matrix(out, n, m * n), n, m, k, batch, add=bool(size["has_bias"]))
-
-    def _ones(self, count: int) -> int:
-        itemsize = self.dtype.device.itemsize
-        if self.ones is None or self.ones.nbytes < count * itemsize:
-            self.ones = self.backend.alloc(2 * count * itemsize)
-            self.backend.write(self.ones, 0, np.ones(2 * count, self.dtype.device))
-        address: int = self.ones.handle.ptr
-        return address

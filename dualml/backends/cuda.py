@@ -1,8 +1,9 @@
 """The cuda backend: the kernels of cuda/ by NVRTC and the CUDA driver, through CuPy. The only file that imports CuPy.
 
 All work goes to one stream of our own, in order; nothing waits but reads and synchronize. Kernels are compiled for the
-device at hand and kept in the cache folder. Where a vendor library fulfils a kernel's contract it runs in its place
-(cublas.py); with `vendor = False` the hand-written kernels run alone, which is how they stay tested and measured.
+device at hand and kept in the cache folder. Captured steps become CUDA graphs (cuda_graph.py). Where a vendor library
+fulfils a kernel's contract it runs in its place (cublas.py); with `vendor = False` the hand-written kernels run alone,
+which is how they stay tested and measured.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from .. import dtypes
 from ..config import config
 from ..errors import BackendError, DeviceLostError, KernelError, OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
-from .base import Backend, Binding, Buffer
+from .base import Backend, Binding, Buffer, Frozen
 from .cublas import Cublas, Matmul
+from .cuda_graph import Clock, Graph
 from .sources import cuda_source, folder
 
 _INCLUDE = re.compile(r'\s*#\s*include\s+"(lib/[^"]+)"')
@@ -184,8 +186,10 @@ class CudaBackend(Backend):
         self._compiler = _Compiler(cupy, arch)
         self._staged: deque[tuple[Any, Any, int]] = deque()  # event, host memory, bytes of writes under way
         self._staged_bytes = 0
-        self._lock = threading.Lock()  # a program's arguments are passed in memory that its launches share
+        self._lock = threading.RLock()  # a program's arguments are passed in memory that its launches share; and
+        #                                nothing else may be enqueued while a graph is recorded
         self._cublas: Cublas | None = None
+        self._clock: Clock | None = None
         self.in_use = self.peak = 0
 
     # ---- memory ----
@@ -214,10 +218,11 @@ class CudaBackend(Backend):
             self._await_staged(data.nbytes)
             host = self.cupy.cuda.alloc_pinned_memory(data.nbytes)
             ctypes.memmove(host.ptr, data.ctypes.data, data.nbytes)
-            self.runtime.memcpyAsync(buffer.handle.ptr + offset, host.ptr, data.nbytes,
-                                     self.runtime.memcpyHostToDevice, self.stream.ptr)
             event = self.cupy.cuda.Event(disable_timing=True)
-            event.record(self.stream)
+            with self._lock:
+                self.runtime.memcpyAsync(buffer.handle.ptr + offset, host.ptr, data.nbytes,
+                                         self.runtime.memcpyHostToDevice, self.stream.ptr)
+                event.record(self.stream)
         except RuntimeError as error:
             raise _translate(error) from error
         self._staged.append((event, host, data.nbytes))
@@ -237,9 +242,10 @@ class CudaBackend(Backend):
     def read(self, buffer: Buffer, offset: int, dtype: np.dtype, count: int) -> np.ndarray:
         host = np.empty(count, dtype)
         try:
-            if count:
-                self.runtime.memcpyAsync(host.ctypes.data, buffer.handle.ptr + offset, host.nbytes,
-                                         self.runtime.memcpyDeviceToHost, self.stream.ptr)
+            with self._lock:
+                if count:
+                    self.runtime.memcpyAsync(host.ctypes.data, buffer.handle.ptr + offset, host.nbytes,
+                                             self.runtime.memcpyDeviceToHost, self.stream.ptr)
             self.stream.synchronize()
         except RuntimeError as error:
             raise _translate(error) from error
@@ -252,10 +258,15 @@ class CudaBackend(Backend):
 
     def copy(self, source: Buffer, source_offset: int, target: Buffer, target_offset: int, nbytes: int) -> None:
         try:
-            self.runtime.memcpyAsync(target.handle.ptr + target_offset, source.handle.ptr + source_offset, nbytes,
-                                     self.runtime.memcpyDeviceToDevice, self.stream.ptr)
+            with self._lock:
+                self.enqueue_copy(Binding(source, source_offset, nbytes), Binding(target, target_offset, nbytes))
         except RuntimeError as error:
             raise _translate(error) from error
+
+    def enqueue_copy(self, source: Binding, target: Binding) -> None:
+        """A copy on the device. Called with the lock held."""
+        self.runtime.memcpyAsync(target.buffer.handle.ptr + target.offset, source.buffer.handle.ptr + source.offset,
+                                 target.nbytes, self.runtime.memcpyDeviceToDevice, self.stream.ptr)
 
     def memory(self) -> dict[str, int]:
         return {"in_use": self.in_use, "peak": self.peak, "pool": self.pool.free_bytes()}
@@ -287,15 +298,49 @@ class CudaBackend(Backend):
         if spec.kernel.name != "matmul" or not Matmul.takes(spec):
             return None
         if self._cublas is None:
-            self._cublas = Cublas(self.cupy, self.stream)
+            self._cublas = Cublas(self.cupy, self.stream, self)
         return Matmul(self._cublas, self, spec)
 
     def launch(self, program: Any, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
         with self._lock:
             try:
-                program.launch(bindings, params, groups)
+                if self._clock is None:
+                    program.launch(bindings, params, groups)
+                else:
+                    self._clock.time(lambda: program.launch(bindings, params, groups))
             except RuntimeError as error:
                 raise _translate(error) from error
+
+    def freeze(self, launches: Sequence[Frozen]) -> Callable[[], None]:
+        """One CUDA graph of all launches."""
+        if not launches:
+            return lambda: None
+        try:
+            with self._lock:
+                graph = Graph(self, launches)
+        except RuntimeError as error:
+            found = _translate(error)
+            raise type(found)(f"[cuda] {len(launches)} launches could not be recorded as a CUDA graph: {found} Run "
+                              "the step without dm.capture, and tell us what it does.") from error
+
+        def replay() -> None:
+            try:
+                with self._lock:
+                    graph()
+            except RuntimeError as error:
+                raise _translate(error) from error
+        return replay
+
+    def begin_timing(self) -> bool:
+        self._clock = Clock(self.cupy, self.stream)
+        return True
+
+    def end_timing(self) -> list[float]:
+        clock, self._clock = self._clock, None
+        try:
+            return clock.seconds() if clock else []
+        except RuntimeError as error:
+            raise _translate(error) from error
 
     def synchronize(self) -> None:
         try:
@@ -316,6 +361,9 @@ class _Program:
         each = [ctypes.addressof(self.addresses) + 8 * i for i in range(count)]
         self.pointers = (ctypes.c_void_p * (count + 1))(*each, ctypes.addressof(self.fields))
         self.arguments = ctypes.addressof(self.pointers)
+
+    def prepare(self, params: bytes) -> None:
+        """Nothing: all that a launch needs is its buffers."""
 
     def launch(self, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
         for index, bound in enumerate(bindings):

@@ -1,0 +1,121 @@
+"""A training step as Python runs it, captured, and loaded from a file: the same bits, and milliseconds of each.
+
+    python benchmarks/captured.py --backend cuda --json captured.json
+    python benchmarks/captured.py --backend webgpu --pictures docs/images     draws a step as eager and as captured
+
+The step is that of a small GPT, or of the 12.3M one with --config 12m. Each way gets the same batches from the same
+seed; losses must agree to the last bit, or the exit status is 1. On CUDA a captured step is a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import dualml as dm
+from dualml import optim, runtime
+from dualml.models import GPT, GPTConfig
+
+CONFIGS = {"tiny": (GPTConfig(vocab_size=64, context=32, layers=2, heads=2, width=32), 2),
+           "small": (GPTConfig(vocab_size=512, context=64, layers=4, heads=4, width=128, dropout=0.1), 16),
+           "12m": (GPTConfig(vocab_size=4096, context=256, layers=6, heads=6, width=384, dropout=0.1), 4)}
+WARM = 3  # two recorded calls, and one more
+
+Step = Callable[..., Any]
+
+
+def make_step(config: GPTConfig) -> Step:
+    dm.manual_seed(0)
+    model = GPT(config)
+    optimizer = optim.AdamW(model.parameters(), 1e-3)
+
+    def step(tokens: dm.Tensor, targets: dm.Tensor) -> dm.Tensor:
+        loss: dm.Tensor = model(tokens, targets)[1]
+        optimizer.zero_grad()
+        loss.backward()
+        optim.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return loss
+    return step
+
+
+def timed(step: Step, batches: list[tuple[Any, Any]]) -> tuple[list[float], list[float]]:
+    """Losses, and milliseconds of each step with its end awaited."""
+    losses, taken = [], []
+    for tokens, targets in batches:
+        start = time.perf_counter()
+        losses.append(step(tokens, targets).item())
+        taken.append((time.perf_counter() - start) * 1e3)
+    return losses, taken
+
+
+def compare(config: GPTConfig, batch: int, steps: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    shape = (batch, config.context)
+    batches = [tuple(dm.tensor(rng.integers(0, config.vocab_size, shape).astype(np.int32)) for _ in range(2))
+               for _ in range(WARM + 2 * steps)]
+    eager, taken = timed(make_step(config), batches)
+    rows = [{"way": "eager", "ms": statistics.median(taken[WARM:]), "bits equal": True}]
+    captured = dm.capture(make_step(config))
+    found, taken = timed(captured, batches[:WARM + steps])
+    rows.append({"way": "captured", "ms": statistics.median(taken[WARM:]), "bits equal": found == eager[:WARM + steps]})
+    with tempfile.TemporaryDirectory() as folder:
+        captured.programs[0].save(Path(folder) / "program")
+        loaded = dm.load_program(Path(folder) / "program")
+    found, taken = timed(loaded, batches[WARM + steps:])
+    rows.append({"way": "loaded", "ms": statistics.median(taken), "bits equal": found == eager[WARM + steps:]})
+    return rows
+
+
+def draw(config: GPTConfig, batch: int, folder: Path, title: str) -> None:
+    """The shortest of some steps of each way, as a timeline."""
+    x = np.random.default_rng(0).integers(0, config.vocab_size, (batch, config.context)).astype(np.int32)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, step in (("eager", make_step(config)), ("captured", dm.capture(make_step(config)))):
+        tokens = dm.tensor(x)
+        found = []
+        for _ in range(12):
+            with dm.profile() as profile:
+                step(tokens, tokens)
+            found.append(profile)
+        best = min(found[WARM:], key=lambda p: p.span)
+        best.timeline(folder / f"step_{name}.svg", f"{name}, {title}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--config", choices=CONFIGS, default="small")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps of each way")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--pictures", type=Path, help="folder for step_eager.svg and step_captured.svg, and no timing")
+    options = parser.parse_args()
+    dm.set_backend(options.backend)
+    device = runtime.current().device
+    config, batch = CONFIGS[options.config]
+    if options.pictures:
+        draw(config, batch, options.pictures, runtime.current().name + " on a CPU driver" * device.software)
+        return 0
+    rows = [{"backend": runtime.current().name, "device": device.name, "config": options.config} | row
+            for row in compare(config, batch, options.steps)]
+    for row in rows:
+        print(f"{row['backend']} {row['config']} {row['way']:9s} {row['ms']:9.2f} ms   "
+              f"{'same bits' if row['bits equal'] else 'OTHER BITS'}")
+    if options.json:
+        options.json.write_text(json.dumps({"rows": rows}, indent=1), encoding="utf-8")
+    return 0 if all(row["bits equal"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Launches of a program file whose scalars say where a kernel reads and writes: they must stay inside its tensors.
+
+NumPy and WebGPU notice what leads outside, but for the cpu backend's broadcasts; CUDA does not. Strided copies, matrix
+products and elementwise kernels are checked here, which are most of what takes such scalars.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..kernel import Kernel
+from ..ops.elementwise import Operand
+
+
+def check_reach(kernel: Kernel, dims: dict[str, Any]) -> None:
+    """Raises ValueError for a launch that would leave its tensors."""
+    if kernel.source == "elementwise":
+        _elementwise(kernel, dims)
+    elif kernel.name == "matmul":
+        _product(dims)
+    elif kernel.name.startswith("strided_"):
+        _strided(kernel.name, dims)
+
+
+def _inside(what: str, start: int, sizes: Sequence[int], strides: Sequence[int], room: int) -> None:
+    """The walk start + i0*s0 + i1*s1 + ..., each i below its size, must stay in 0 .. room - 1."""
+    if not all(sizes):
+        return
+    steps = [(n - 1) * s for n, s in zip(sizes, strides, strict=True)]
+    low, high = start + sum(min(s, 0) for s in steps), start + sum(max(s, 0) for s in steps)
+    if low < 0 or high >= room:
+        raise ValueError(f"{what} reaches elements {low} to {high} of {room}")
+
+
+def _elementwise(kernel: Kernel, dims: dict[str, Any]) -> None:
+    operands: tuple[Operand, ...] = kernel.context["operands"]
+    inner = kernel.context["sizes"][1:]
+    rows, rest = divmod(int(dims["N"]), math.prod(inner))
+    if rest:
+        raise ValueError(f"{kernel.name} has {dims['N']} elements, which are no rows of {inner}")
+    for operand in operands:
+        if operand.strides is not None:
+            _inside(f"{kernel.name} of {operand.name}", 0, (rows, *inner), operand.strides, dims[f"L{operand.name}"])
+
+
+def _product(d: dict[str, Any]) -> None:
+    left = (d["K"], d["M"]) if d["ta"] else (d["M"], d["K"])
+    right = (d["N"], d["K"]) if d["tb"] else (d["K"], d["N"])
+    if (d["P"], d["Q"]) != left or (d["R"], d["S"]) != right or not {d["BA"], d["BB"]} <= {1, d["B"]} \
+            or max(d["ta"], d["tb"], d["has_bias"]) > 1 or (d["has_bias"] and d["L"] != d["N"]):
+        raise ValueError(f"matmul has matrices of {d['P']}x{d['Q']} and {d['R']}x{d['S']} that do not make "
+                         f"{d['B']}x{d['M']}x{d['N']}")
+
+
+def _strided(name: str, d: dict[str, Any]) -> None:
+    if name == "strided_transpose":
+        sizes = [d[n] for n in ("n0", "n1", "n2", "N", "M")]
+        _inside(name, d["start"], sizes, [d["s0"], d["s1"], d["s2"], 1, d["sm"]], d["L"] * d["V"])
+        _inside(f"{name}'s result", 0, sizes, [d["o0"], d["o1"], d["o2"], d["on"], 1], math.prod(sizes))
+        return
+    sizes = [d[f"{'m' if name == 'strided_place' else 'n'}{i}"] for i in range(6)]
+    _inside(name, d["start"], sizes, [d[f"s{i}"] for i in range(6)], d["L"])
+    if name == "strided_place" and all(sizes):
+        for i, count in enumerate(sizes):
+            _inside(f"{name}'s result", d[f"b{i}"], [count], [d[f"t{i}"]], d[f"n{i}"])
+    if name == "strided_write" and d["K"] != math.prod(sizes):
+        raise ValueError(f"{name} has {d['K']} groups for {math.prod(sizes)} places")
