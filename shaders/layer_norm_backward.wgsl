@@ -1,67 +1,7 @@
-{% include "lib/reduce.wgsl" %}
-// A workgroup walks over rows g, g + S, ...; each invocation keeps its columns' sums for weight and bias in registers.
-{% set columns = [(C // W + BLOCK - 1) // BLOCK, 1] | max %}
-const COLUMNS = {{ columns }}u;  // per invocation
-var<workgroup> pairs: array<vec2f, BLOCK>;
-
-fn block_sum2(v: vec2f, t: u32) -> vec2f {
-    pairs[t] = v;
-    workgroupBarrier();
-    for (var s = BLOCK / 2u; s > 0u; s >>= 1u) {
-        if (t < s) { pairs[t] += pairs[t + s]; }
-        workgroupBarrier();
-    }
-    let total = pairs[0];
-    workgroupBarrier();  // before pairs is used again
-    return total;
-}
-
+{% import "lib/layer_norm_backward.wgsl" as norm with context %}
+{{ norm.shared() }}
 @compute @workgroup_size(BLOCK)
 fn layer_norm_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
                        @builtin(local_invocation_index) t: u32) {
-    let g = wid.x + wid.y * nwg.x;
-    if (g >= p.groups) { return; }
-    let n = C / W;
-    var dw: array<vecf, COLUMNS>;
-    var db: array<vecf, COLUMNS>;
-    for (var row = g; row < p.N; row += p.S) {
-        let base = row * n;
-        let m = mean[row];
-        let r = rstd[row];
-        var a = vecf(0.0);
-        var b = vecf(0.0);
-        for (var k = 0u; k < COLUMNS; k++) {
-            let c = t + k * BLOCK;
-            if (c < n) {
-                let d = vecf(dout[base + c]);
-                let y = (vecf(x[base + c]) - m) * r;
-                let e = d{{ " * vecf(weight[c])" if A }};
-                a += e;
-                b += e * y;
-{% if P > 0 %}
-                dw[k] += d * y;
-{% endif %}
-{% if P > 1 %}
-                db[k] += d;
-{% endif %}
-            }
-        }
-        let means = block_sum2(vec2f(vec_sum(a), vec_sum(b)), t) / f32(C);
-        for (var c = t; c < n; c += BLOCK) {
-            let e = vecf(dout[base + c]){{ " * vecf(weight[c])" if A }};
-            let y = (vecf(x[base + c]) - m) * r;
-            dx[base + c] = vecF(r * (e - means.x - y * means.y){{ " + vecf(dh[base + c])" if R }});
-        }
-    }
-{% if P > 0 %}
-    for (var k = 0u; k < COLUMNS; k++) {
-        let c = t + k * BLOCK;
-        if (c < n) {
-            partial[g * P * n + c] = dw[k];
-{% if P > 1 %}
-            partial[(g * P + 1u) * n + c] = db[k];
-{% endif %}
-        }
-    }
-{% endif %}
+    {{- norm.body(false) }}
 }

@@ -20,7 +20,7 @@ import numpy as np
 from ..array import Array, run
 from ..dtypes import int32
 from ..errors import DTypeError, ShapeError
-from ..kernel import kernel
+from ..kernel import Kernel, kernel
 from .base import BadCase, Case, Gradients, Op
 
 # ---- kernels --------------------------------------------------------------------------------------------------------
@@ -60,6 +60,16 @@ def embedding_backward(dout: Any, order: Any, first: Any) -> Any:
     used = np.flatnonzero(first[1:] > first[:-1])
     if len(used):
         dweight[used] = np.add.reduceat(dout[order[:first[-1]]], first[used], axis=0)
+    return dweight
+
+
+@kernel("&dweight[V,C] dout[N,C] order:i32[N] first:i32[V+1]", groups="V * cdiv(C, W * min(BLOCK, 32))",
+        software_block=32, static="C", vector="C")
+def embedding_accumulate(dweight: Any, dout: Any, order: Any, first: Any) -> Any:
+    """dweight += embedding_backward, but rows without a segment are not touched."""
+    used = np.flatnonzero(first[1:] > first[:-1])
+    if len(used):
+        dweight[used] += np.add.reduceat(dout[order[:first[-1]]], first[used], axis=0).astype(dweight.dtype)
     return dweight
 
 
@@ -107,3 +117,13 @@ class Embedding(Op):
     def bad_cases(cls) -> Iterator[BadCase]:
         yield BadCase("weight", (np.zeros(4), np.zeros(2, np.int32)), r"\[embedding\] weight must be \[V, C\]")
         yield BadCase("indices", (np.zeros((4, 2)), np.zeros(2)), r"\[embedding\] indices must be int32, got float32")
+
+
+def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.ndarray, ...], dict[str, Any]]]:
+    """Sample launches of what no op reaches."""
+    for rows, width, count in ((7, 5, 3), (5, 132, 21), (13, 4, 300), (3, 8, 0)):
+        indices = rng.integers(0, rows, count)
+        order = np.argsort(indices, kind="stable").astype(np.int32)
+        first = np.searchsorted(indices[order], np.arange(rows + 1)).astype(np.int32)
+        table, dout = rng.standard_normal((rows, width)), rng.standard_normal((count, width))
+        yield embedding_accumulate, (table, dout, order, first), {}

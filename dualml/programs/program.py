@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,8 @@ from .. import runtime
 from ..array import Array
 from ..backends.base import Binding, Buffer, Frozen
 from ..dtypes import DType
-from ..random import default_generator
+from ..random import Generator, default_generator
+from .fuse import fused
 from .plan import Temporary, find_temporaries, pack
 from .recording import Item, Place, Recording
 
@@ -27,14 +29,23 @@ class Program:
     written where the recorded call left them.
     """
 
-    def __init__(self, recording: Recording, arguments: Sequence[Array], words: int) -> None:
-        self.name, self.backend, self.items = recording.name, recording.backend, recording.items
-        self.actions, self.words = recording.actions, words
+    def __init__(self, recording: Recording, arguments: Sequence[Array], words: int,
+                 generator: Generator | None = None, fusion: bool = False) -> None:
+        self.recorded = len(recording.items)  # launches of an eager step
+        graph = fused(recording) if fusion else None
+        self.notes = graph.notes if graph else None
+        self.name, self.backend = recording.name, recording.backend
+        self.items = graph.items if graph else recording.items
+        self.actions, self.words, self.recording = recording.actions, words, recording
+        self.generator = generator or default_generator()
+        self.random = self.generator.state(self.backend) if words else None  # what the launches read
+        self.outputs: list[Array] = []
+        self.structure: Any = None  # of what the step returns
         self.arguments = [Array(self.backend.alloc(a.nbytes), a.shape, a.dtype) for a in arguments]
         self._buffers: dict[int, Buffer] = dict(recording.outside)
         self._buffers |= {n: self.arguments[i].buffer for n, i in recording.inputs.items()}
         self._buffers |= {n: buffer for n, (buffer, _) in recording.constants.items()}
-        self._buffers |= recording.alive()
+        self._buffers |= recording.alive() | (graph.constants if graph else {})
         self.temporaries = self._find_temporaries()
         self._moved: dict[int, tuple[Buffer, int]] = {}
         self.temporary_bytes = sum(t.nbytes for t in self.temporaries)
@@ -95,8 +106,10 @@ class Program:
 
     def replay(self, arguments: Sequence[Any]) -> None:
         """Runs the step again. Arguments are Arrays or NumPy arrays of the recorded shapes and dtypes."""
-        generator = default_generator()
+        generator = self.generator
         generator.rebase()
+        if self.random is not None and generator.state(self.backend) is not self.random:  # seeded anew since
+            self.random.write(generator.words())
         for own, given in zip(self.arguments, arguments, strict=True):
             if isinstance(given, Array):
                 own.copy_from(given)
@@ -125,11 +138,36 @@ class Program:
         """An output: a view of a numbered buffer."""
         return Array(self._buffers[number], shape, dtype, offset)
 
+    @property
+    def buffers(self) -> dict[int, Buffer]:
+        """By number: all but the temporaries."""
+        return self._buffers
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the program and its present state into a folder that dm.load_program runs without Python's model."""
+        from .saving import save_program
+        save_program(self, path)
+
     # ---- to look at ----
 
     @property
     def launches(self) -> int:
         return len(self.items)
+
+    def explain(self) -> str:
+        """What fusion made of the recorded launches, and what it left as it was and why."""
+        if self.notes is None:
+            return f"{self.name}: {self.launches} launches, not fused (dm.capture(step, fusion=False))."
+        done = Counter[tuple[str, str]]()
+        for note in self.notes:
+            done[note.rule, note.text] += note.saved or 1
+        kept = {(n.rule, n.text) for n in self.notes if not n.saved}
+        lines = [f"{self.name}: {self.recorded} launches became {self.launches}."]
+        lines += [f"  {rule:12s} -{count:<4d} {text}" for (rule, text), count in done.items()
+                  if (rule, text) not in kept]
+        lines += [f"  {rule:12s} kept  {text}" for rule, text in sorted(kept)]
+        left = Counter(item.name for item in self.items)
+        return "\n".join([*lines, "What runs: " + ", ".join(f"{n} {name}" for name, n in left.most_common())])
 
     def __str__(self) -> str:
         lines = [f"{self.name} on {self.backend.name}: {self.launches} launches, temporaries of "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def _flatten(value: Any, leaves: list[Any]) -> Any:
     """The structure of nested lists, tuples and dicts, hashable; tensors and NumPy arrays go to `leaves`."""
     if isinstance(value, (Tensor, np.ndarray)):
         leaves.append(value)
-        return _Leaf(len(leaves) - 1)
+        return Leaf(len(leaves) - 1)
     if isinstance(value, (list, tuple)):
         return type(value), tuple([_flatten(v, leaves) for v in value])
     if isinstance(value, dict):
@@ -37,7 +37,7 @@ def _flatten(value: Any, leaves: list[Any]) -> Any:
 
 
 def _rebuild(structure: Any, leaves: list[Any]) -> Any:
-    if isinstance(structure, _Leaf):
+    if isinstance(structure, Leaf):
         return leaves[structure.index]
     if isinstance(structure, tuple) and len(structure) == 2 and isinstance(structure[0], type):
         kind, parts = structure
@@ -48,20 +48,20 @@ def _rebuild(structure: Any, leaves: list[Any]) -> Any:
     return structure
 
 
-class _Leaf:
+class Leaf:
     """The place of a tensor in a structure."""
 
     def __init__(self, index: int) -> None:
         self.index = index
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Leaf) and other.index == self.index
+        return isinstance(other, Leaf) and other.index == self.index
 
     def __hash__(self) -> int:
         return hash(self.index)
 
 
-class _Kept:
+class Kept:
     """A program with the shape of what the step returns."""
 
     def __init__(self, program: Program, structure: Any, outputs: list[Array]) -> None:
@@ -69,17 +69,17 @@ class _Kept:
 
     def __call__(self, arguments: list[Any]) -> Any:
         self.program.replay(arguments)
-        return _copied(self.structure, [Tensor(a) for a in self.outputs])
+        return copied(self.structure, [Tensor(a) for a in self.outputs])
 
 
 class Captured(Generic[P, R]):
     """A captured step. `programs` has one Program for each set of argument shapes, dtypes and plain values."""
 
-    def __init__(self, function: Callable[P, R]) -> None:
+    def __init__(self, function: Callable[P, R], fusion: bool = True) -> None:
         functools.update_wrapper(self, function)
-        self.function = function
+        self.function, self.fusion = function, fusion
         self.name = getattr(function, "__name__", "step")
-        self._kept: dict[Any, _Kept] = {}
+        self._kept: dict[Any, Kept] = {}
         self._recordings: dict[Any, list[Recording]] = {}
 
     @property
@@ -122,33 +122,43 @@ class Captured(Generic[P, R]):
             raise CaptureError(f"[capture] {self.name} does not do the same at every call: {parts}. What changes from "
                                "call to call must be a tensor argument, or live in device memory.")
         if earlier and not parts:
-            program = Program(recording, [t._array for t in given], words)
+            program = Program(recording, [t._array for t in given], words, fusion=self.fusion)
             arrays = [program.array(recording.number(t._array.buffer), t.shape, t.dtype, t._array.offset)
                       for t in outputs]
-            self._kept[key] = _Kept(program, shape, arrays)
+            program.outputs, program.structure = arrays, shape
+            self._kept[key] = Kept(program, shape, arrays)
             del self._recordings[key]
             backend.trim()  # the temporaries of the recorded calls
         else:
             earlier.append(recording)
-        copied: R = _copied(shape, outputs)
-        return copied
+        returned: R = copied(shape, outputs)
+        return returned
 
 
-def _copied(structure: Any, outputs: list[Tensor]) -> Any:
+def copied(structure: Any, outputs: list[Tensor]) -> Any:
     """What the step returns, in memory that the next replay does not change, and without a history as there."""
     with no_grad():
         return _rebuild(structure, [t.clone() for t in outputs])
 
 
-def capture(function: Callable[P, R]) -> Captured[P, R]:
+@overload
+def capture(function: Callable[P, R], *, fusion: bool = ...) -> Captured[P, R]: ...
+@overload
+def capture(*, fusion: bool = ...) -> Callable[[Callable[P, R]], Captured[P, R]]: ...
+def capture(function: Callable[..., Any] | None = None, *, fusion: bool = True) -> Any:
     """Makes a step that is recorded twice and then replayed: `step = dm.capture(step)`, or as a decorator.
 
     The step's tensor and array arguments may change from call to call, in value; other shapes, dtypes or plain values
     make another program. Returned tensors are copies. What the step changes outside (weights, gradients, optimizer
     state, the random stream) changes at a replay as it would in a call.
 
+    Args:
+        fusion: whether neighbouring launches are made one where that gives the same; `program.explain()` shows what
+            became of them.
     Raises:
         CaptureError: where a replay would not do what a call does: the step reads from the device, writes host values
             to a tensor from outside, or two calls of it differ; the message names the launch and the line.
     """
-    return Captured(function)
+    if function is None:
+        return functools.partial(Captured, fusion=fusion)
+    return Captured(function, fusion)

@@ -24,9 +24,13 @@ fn philox(counter: vec4u, seed: vec2u) -> vec4u {
     return c;
 }
 
-// The words of elements 4c ... 4c + 3 of this launch.
-fn random_words(c: u32) -> vec4u {
-    let low = state[2] + (p.offset + c);
+// The words of elements 4c ... 4c + 3 of a launch whose counters begin at an offset.
+fn words_at(offset: u32, c: u32) -> vec4u {
+    let low = state[2] + (offset + c);
     let carry = select(0u, 1u, low < state[2]);
     return philox(vec4u(low, state[3] + carry, 0u, 0u), vec2u(state[0], state[1]));
 }
+{% if spec.kernel.params | selectattr(0, "equalto", "offset") | list %}
+
+fn random_words(c: u32) -> vec4u { return words_at(p.offset, c); }
+{% endif %}

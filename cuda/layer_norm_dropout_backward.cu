@@ -1,0 +1,66 @@
+// layer_norm_backward, and the dropout of what it makes.
+#include "lib/philox.cuh"
+#include "lib/reduce.cuh"
+#include "lib/vec.cuh"
+constexpr u32 n = C / W, COLUMNS = (n + BLOCK - 1) / BLOCK, SLOTS = COLUMNS ? COLUMNS : 1;  // vectors per thread
+constexpr bool KEEP = COLUMNS <= 8;  // whether a row stays in registers too
+
+__device__ __forceinline__ float2 block_sum2(float2 v) {
+    __shared__ float2 parts[BLOCK / 32];
+    v = make_float2(warp_sum(v.x), warp_sum(v.y));
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = v;
+    __syncthreads();
+    float2 total = parts[0];
+#pragma unroll
+    for (u32 w = 1; w < BLOCK / 32; w++) total = make_float2(total.x + parts[w].x, total.y + parts[w].y);
+    __syncthreads();  // before parts is used again
+    return total;
+}
+
+KERNEL {
+    const u32 t = threadIdx.x;
+    vecf dw[SLOTS] = {}, db[SLOTS] = {}, kept_e[KEEP ? SLOTS : 1] = {}, kept_y[KEEP ? SLOTS : 1] = {};
+    for (u32 row = blockIdx.x; row < p.N; row += p.S) {
+        const size_t base = (size_t)row * n;
+        const float m = stats[row], r = stats[p.N + row];
+        float2 sums = make_float2(0.f, 0.f);
+#pragma unroll
+        for (u32 k = 0; k < COLUMNS; k++) {
+            const u32 c = t + k * BLOCK;
+            if (c < n) {
+                const vecf d = load(dout, base + c), y = (load(x, base + c) - m) * r;
+                const vecf e = A ? d * load(weight, c) : d;
+                sums.x += vec_sum(e);
+                sums.y += vec_sum(e * y);
+                if (P > 0) dw[k] += d * y;
+                if (P > 1) db[k] += d;
+                if (KEEP) kept_e[k] = e, kept_y[k] = y;
+            }
+        }
+        sums = block_sum2(sums);
+        const float e_mean = sums.x / float(C), slope = sums.y / float(C);
+#pragma unroll
+        for (u32 k = 0; k < COLUMNS; k++) {
+            const u32 c = t + k * BLOCK;
+            if (c < n) {
+                const vecf e = KEEP ? kept_e[k] : A ? load(dout, base + c) * load(weight, c) : load(dout, base + c);
+                const vecf y = KEEP ? kept_y[k] : (load(x, base + c) - m) * r;
+                const vecf g = (e - e_mean - y * slope) * r;
+                const vecf slope = R ? g + load(dh, base + c) : g;
+                store(both, base + c, slope);
+                const Words words = random_words(state, p.offset, base + c);
+                vecf dropped;
+#pragma unroll
+                for (u32 e = 0; e < W; e++)
+                    dropped.v[e] = words.w[e] < p.threshold ? 0.f : float(F(slope.v[e])) * p.scale;
+                store(both, (size_t)p.N * n + base + c, dropped);
+            }
+        }
+    }
+#pragma unroll
+    for (u32 k = 0; k < COLUMNS; k++) {
+        const u32 c = t + k * BLOCK;
+        if (P > 0 && c < n) store(partial, (size_t)blockIdx.x * P * n + c, dw[k]);
+        if (P > 1 && c < n) store(partial, ((size_t)blockIdx.x * P + 1) * n + c, db[k]);
+    }
+}

@@ -1,0 +1,25 @@
+"""Fusion: a recorded step becomes fewer launches that do the same, bit for bit where they compute in float32 or more.
+
+Each pass is a function of the Graph, in a file of its own. They rewrite what was recorded; nn and ops know nothing of
+them. `program.explain()` shows what each one did, and what it left and why.
+"""
+
+from __future__ import annotations
+
+from .copies import compute_once, drop_copies, share_equal
+from .elementwise import fuse_elementwise
+from .gradients import add_in_place
+from .graph import Graph
+from .norms import fuse_norms
+from .recording import Recording
+from .sums import merge_sums
+
+PASSES = (share_equal, drop_copies, compute_once, add_in_place, fuse_norms, merge_sums, fuse_elementwise)
+
+
+def fused(recording: Recording) -> Graph:
+    """What a recording's launches become."""
+    graph = Graph(recording)
+    for run in PASSES:
+        run(graph)
+    return graph

@@ -1,0 +1,34 @@
+{% include "lib/philox.wgsl" %}
+{% include "lib/reduce.wgsl" %}
+// One workgroup per row, as in layer_norm_forward. Each invocation finds in h what it wrote there.
+
+@compute @workgroup_size(BLOCK)
+fn dropout_layer_norm_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+                              @builtin(local_invocation_index) t: u32) {
+    let row = wid.x + wid.y * nwg.x;
+    if (row >= p.groups) { return; }
+    let n = C / W;
+    let base = row * n;
+    var s = vecf(0.0);
+    for (var c = t; c < n; c += BLOCK) {
+        let kept = random_words(base + c) >= vec4u(p.threshold);
+        let dropped = vecF(select(vec4f(0.0), vecf(x[base + c]) * p.scale, kept));
+        let v = vecf(dropped){{ " + vecf(residual[base + c])" if R }};
+        h[base + c] = vecF(v);
+        s += v;
+    }
+    let m = block_sum(vec_sum(s), t) / f32(C);
+    var q = vecf(0.0);
+    for (var c = t; c < n; c += BLOCK) { let d = value(base + c) - m; q += d * d; }
+    let r = inverseSqrt(block_sum(vec_sum(q), t) / f32(C) + p.eps);
+    for (var c = t; c < n; c += BLOCK) {
+        let y = (value(base + c) - m) * r;
+        out[base + c] = vecF(y{{ " * vecf(weight[c])" if A }}{{ " + vecf(bias[c])" if B }});
+    }
+    if (t == 0u) {
+        stats[row] = m;
+        stats[p.N + row] = r;
+    }
+}
+
+fn value(i: u32) -> vecf { return vecf(h[i]); }

@@ -1,0 +1,231 @@
+"""Fusion: a captured step becomes fewer launches that give the same bits, and says what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dualml as dm
+from dualml import nn, optim
+from dualml.models import GPT, GPTConfig
+from dualml.programs import Program
+
+F = nn.functional
+Step = Callable[..., Any]
+
+
+def _arrays(value: Any) -> list[np.ndarray]:
+    return [value.numpy()] if isinstance(value, dm.Tensor) else [a for v in value for a in _arrays(v)]
+
+
+def check(step: Step, *inputs: np.ndarray, exact: bool = True) -> Program:
+    """Captures a step with and without fusion and compares replays. Returns the fused program."""
+    found, ways = [], (dm.capture(step), dm.capture(step, fusion=False))
+    others = [np.ascontiguousarray(x.reshape(-1)[::-1]).reshape(x.shape) for x in inputs]
+    for way in ways:
+        dm.manual_seed(5)
+        for _ in range(2):
+            way(*[dm.tensor(x) for x in inputs])
+        found.append(_arrays(way(*[dm.tensor(x) for x in others])))
+    fused, plain = ways
+    for one, two in zip(*found, strict=True):
+        if exact:
+            assert one.tobytes() == two.tobytes()
+        else:
+            np.testing.assert_allclose(one, two, rtol=2e-6, atol=2e-6)
+    assert fused.programs[0].recorded == plain.programs[0].launches
+    return fused.programs[0]
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+# ---- elementwise ----------------------------------------------------------------------------------------------------
+
+CHAINS: dict[str, tuple[Step, int]] = {
+    "chain": (lambda x, y: ((x + y) * 2 - x).tanh().exp(), 1),
+    "two results": (lambda x, y: (x * y, (x * y + 1).relu()), 1),
+    "tree": (lambda x, y: (x.sigmoid() * y + y.exp()) / (x.square() + 1), 1),
+    "condition": (lambda x, y: dm.where((x > y) & (x > 0), x * 2, y - 1), 1),
+    "predicate": (lambda x, y: (x + 1 > y, (x + 1) * y), 1),
+    "dropout": (lambda x, y: F.dropout(F.dropout(x + y, 0.3, training=True) * 2, 0.5, training=True) + x, 1),
+    "row": (lambda x, y: (x + y[0]).relu() * y[1], 3),  # slices are launches of their own
+    "column": (lambda x, y: (x * y[:, :1] + 1).exp(), 2),
+    "clamped": (lambda x, y: (x.clamp(-1, 1) + y).maximum(y * 0.5), 1),
+    "whole numbers": (lambda x, y: ((x * 9).to(dm.int32) * 3 + 1) * 2, 3),
+}
+
+
+@pytest.mark.parametrize("shape", [(8, 12), (5, 7), (130, 260)], ids=str)
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_are_one_kernel(backend: str, name: str, shape: tuple[int, int]) -> None:
+    """With the bits of separate kernels, where those have them."""
+    step, most = CHAINS[name]
+    if backend == "cuda_on_cpu" and shape[0] > 100:
+        shape = (33, 68)
+    x, y = normal(*shape), normal(*shape, seed=1)
+    program = check(step, x, y)
+    if name == "dropout" and x.size % 4:
+        most = 5  # a random counter makes four words
+    copies = sum(item.name in ("copy", "clone_forward") for item in program.items)
+    assert program.launches - copies <= most, program
+
+
+def test_half_precision_is_rounded_between(fast_backend: str) -> None:
+    """To the bits that separate kernels store."""
+    def step(x: dm.Tensor, y: dm.Tensor) -> dm.Tensor:
+        half = x.to("float16")
+        return ((half + y.to("float16")) * 3 - half).exp().to("float32")
+    program = check(step, normal(16, 16), normal(16, 16, seed=1))
+    assert "fused" in [item.name for item in program.items]
+
+
+def test_gradients_of_chains(backend: str) -> None:
+    """Backward kernels join as well."""
+    def step(x: dm.Tensor, y: dm.Tensor) -> tuple[dm.Tensor, ...]:
+        x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+        ((x * y).sigmoid() * x.tanh()).sum().backward()
+        return x.grad, y.grad
+    program = check(step, normal(12, 20), normal(12, 20, seed=1))
+    assert program.launches <= 0.5 * program.recorded
+
+
+def test_what_is_used_between_is_kept(backend: str) -> None:
+    """A launch does not move over one that changes what it reads, or that reads what it makes."""
+    def step(x: dm.Tensor) -> tuple[dm.Tensor, ...]:
+        a = x + 1
+        total = a.sum()
+        b = a * total
+        return b, total, a
+    check(step, normal(9, 8))
+
+
+def test_in_place_updates_keep_their_order(fast_backend: str) -> None:
+    """A weight that a step changes between two readings of it."""
+    weight = dm.nn.Parameter(dm.tensor(normal(8, 8)))
+    optimizer = optim.SGD([weight], 0.1)
+
+    def step(x: dm.Tensor) -> tuple[dm.Tensor, dm.Tensor]:
+        before = weight.detach() * 2
+        optimizer.zero_grad()
+        (weight * x).sum().backward()
+        optimizer.step()
+        return before + 1, weight.detach() * 2 + 1
+    for fusion in (True, False):
+        captured = dm.capture(step, fusion=fusion)
+        for _ in range(4):
+            before, after = captured(dm.tensor(normal(8, 8, seed=2)))
+        np.testing.assert_allclose(before.numpy() - after.numpy(), 0.2 * normal(8, 8, seed=2), atol=1e-5)
+
+
+# ---- training steps -------------------------------------------------------------------------------------------------
+
+class Training:
+    """Sizes that let every rule apply: 64 tokens, and widths that are multiples of 4."""
+
+    def __init__(self, fusion: bool, dropout: float = 0.2) -> None:
+        dm.manual_seed(3)
+        self.model = GPT(GPTConfig(vocab_size=32, context=32, layers=2, heads=2, width=32, dropout=dropout,
+                                   head_bias=True))
+        self.optimizer = optim.AdamW(self.model.parameters(), 1e-2)
+        self.step: Any = dm.capture(self._step, fusion=fusion)
+
+    def _step(self, tokens: dm.Tensor, targets: dm.Tensor) -> dm.Tensor:
+        loss = self.model(tokens, targets)[1]
+        self.optimizer.zero_grad()
+        loss.backward()
+        optim.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return loss
+
+    def run(self, steps: int) -> tuple[list[float], list[np.ndarray]]:
+        rng = np.random.default_rng(4)
+        losses = []
+        for _ in range(steps):
+            tokens, targets = (rng.integers(0, 32, (2, 32)).astype(np.int32) for _ in range(2))
+            losses.append(self.step(tokens, targets).item())
+        return losses, [p.detach().numpy() for p in self.model.parameters()]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_training_run_is_the_same_bit_for_bit(backend: str, dropout: float) -> None:
+    steps = 30 if backend in ("cpu", "webgpu") else 4
+    (losses, weights), training = Training(False, dropout).run(steps), Training(True, dropout)
+    found, moved = training.run(steps)
+    assert found == losses
+    for one, two in zip(moved, weights, strict=True):
+        np.testing.assert_array_equal(one, two)
+    (program,) = training.step.programs
+    names = [item.name for item in program.items]
+    assert names.count("sum_jobs") < names.count("matmul") / 4
+    assert names.count("sum_columns") < 2
+    assert "norm_gradients" not in names
+    if dropout:
+        assert "dropout_forward" not in names
+        assert names.count("dropout_layer_norm_forward") == names.count("layer_norm_dropout_backward") == 5
+        assert program.launches < 0.7 * program.recorded
+
+
+def test_the_large_models_step_has_at_most_150_launches(cpu: None) -> None:
+    """Of the 12.3M GPT with dropout, clipping and AdamW. Sizes do not change their number."""
+    dm.manual_seed(0)
+    model = GPT.from_preset("gpt-12m", 64, context=16, width=48)
+    optimizer = optim.AdamW(model.parameters(), 1e-3)
+
+    @dm.capture
+    def step(tokens: dm.Tensor) -> dm.Tensor:
+        loss: dm.Tensor = model(tokens, tokens)[1]
+        optimizer.zero_grad()
+        loss.backward()
+        optim.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return loss
+    for _ in range(3):
+        step(np.zeros((4, 16), np.int32))
+    assert step.programs[0].launches <= 150, step.programs[0].explain()
+
+
+def test_explained(cpu: None) -> None:
+    training = Training(True)
+    training.run(3)
+    text = training.step.programs[0].explain()
+    assert "launches became" in text
+    for done in ("adds its residual", "drops out what it reads", "last steps of sums"):
+        assert done in text
+    plain = Training(False)
+    plain.run(3)
+    assert "not fused" in plain.step.programs[0].explain()
+
+
+# ---- copies, constants and what is equal ----------------------------------------------------------------------------
+
+def test_equal_launches_are_done_once(backend: str) -> None:
+    def step(x: dm.Tensor) -> tuple[dm.Tensor, dm.Tensor]:
+        return x.softmax(-1).sum(0), x.softmax(-1).sum(1)
+    program = check(step, normal(8, 12))
+    assert [item.name for item in program.items].count("softmax_forward") == 1
+    assert "is done once" in program.explain()
+
+
+def test_copies_that_nobody_changes_are_not_made(backend: str) -> None:
+    def step(x: dm.Tensor) -> dm.Tensor:
+        return (x.softmax(-1).clone() @ x).clone().softmax(-1)
+    program = check(step, normal(8, 8))
+    assert program.launches <= 4, program
+
+
+def test_constants_are_made_once(backend: str) -> None:
+    def step(x: dm.Tensor) -> dm.Tensor:
+        return (x @ dm.full((8, 4), 2.0)).softmax(-1)
+    program = check(step, normal(8, 8))
+    assert "fill_forward" not in [item.name for item in program.items]
+
+
+def test_random_numbers_are_not_constants(fast_backend: str) -> None:
+    captured = dm.capture(lambda x: x + dm.randn(8, 8))
+    found = [captured(dm.zeros(8, 8)).numpy() for _ in range(4)]
+    assert len({f.tobytes() for f in found}) == 4
