@@ -1,5 +1,5 @@
-// One block per row: find the key of the k-th best, collect what is better and the first of what equals it, then give
-// each its place by counting the better ones. Short rows are collected whole.
+// One block per row: find the key of the k-th best, collect what is better and the first of what equals it, in any
+// order, then give each its place by counting the better ones. Short rows are collected whole.
 #include "lib/group.cuh"
 #include "lib/order.cuh"
 constexpr u32 n = C / W;

@@ -29,21 +29,98 @@ from .creation import (
     zeros_like,
 )
 from .dtypes import DType, bfloat16, bool_, float16, float32, float64, int32
+from .einsum import einsum
 from .functional import cat, maximum, minimum, stack, where
-from .profile import memory, profile
-from .programs import capture
+from .memory import memory, memory_by_origin, memory_trace
+from .profile import profile
+from .programs import capture, load_program
 from .random import manual_seed
 from .runtime import get_backend, set_backend, use_backend
+from .saving import load, save
 from .tensor import Tensor
+from .tensor_functions import (
+    abs,
+    all,
+    allclose,
+    amax,
+    amin,
+    any,
+    argmax,
+    argmin,
+    argsort,
+    broadcast_to,
+    ceil,
+    chunk,
+    clamp,
+    clone,
+    cos,
+    cumsum,
+    erf,
+    exp,
+    expm1,
+    flatten,
+    flip,
+    floor,
+    from_numpy,
+    gather,
+    index_select,
+    isfinite,
+    isinf,
+    isnan,
+    log,
+    log1p,
+    log_softmax,
+    logsumexp,
+    masked_fill,
+    matmul,
+    max,
+    mean,
+    min,
+    multinomial,
+    norm,
+    numel,
+    permute,
+    pow,
+    prod,
+    reciprocal,
+    relu,
+    reshape,
+    rsqrt,
+    sigmoid,
+    sign,
+    sin,
+    softmax,
+    sort,
+    split,
+    sqrt,
+    square,
+    squeeze,
+    std,
+    sum,
+    tanh,
+    topk,
+    transpose,
+    tril,
+    triu,
+    unsqueeze,
+    var,
+)
 
 __version__ = "0.1.0"
 bool = bool_  # as in PyTorch: dm.bool names the dtype
+float, double, half, int, long = float32, float64, float16, int32, int32
 
 __all__ = [
-    "DType", "Tensor", "amp", "arange", "autograd", "bfloat16", "bool", "bool_", "capture", "cat", "checkpoint",
-    "debug", "empty", "enable_grad", "errors", "eye", "float16", "float32", "float64", "from_dlpack", "full",
-    "full_like", "functional", "get_backend", "grad", "gradcheck", "int32", "is_grad_enabled", "linspace",
-    "manual_seed", "maximum", "memory", "minimum", "nn", "no_grad", "ones", "ones_like", "optim", "profile", "rand",
-    "rand_like", "randint", "randn", "randn_like", "random", "randperm", "set_backend", "stack", "tensor",
-    "use_backend", "where", "zeros", "zeros_like",
+    "DType", "Tensor", "abs", "all", "allclose", "amax", "amin", "amp", "any", "arange", "argmax", "argmin",
+    "argsort", "autograd", "bfloat16", "bool", "bool_", "broadcast_to", "capture", "cat", "ceil", "checkpoint",
+    "chunk", "clamp", "clone", "cos", "cumsum", "debug", "einsum", "empty", "enable_grad", "erf", "errors", "exp",
+    "expm1", "eye", "flatten", "flip", "float16", "float32", "float64", "floor", "from_dlpack", "from_numpy",
+    "full", "full_like", "functional", "gather", "get_backend", "grad", "gradcheck", "index_select", "int32",
+    "is_grad_enabled", "isfinite", "isinf", "isnan", "linspace", "load", "load_program", "log", "log1p",
+    "log_softmax", "logsumexp", "manual_seed", "masked_fill", "matmul", "max", "maximum", "mean", "memory",
+    "memory_by_origin", "memory_trace", "min", "minimum", "multinomial", "nn", "no_grad", "norm", "numel", "ones",
+    "ones_like", "optim", "permute", "pow", "prod", "profile", "rand", "rand_like", "randint", "randn",
+    "randn_like", "random", "randperm", "reciprocal", "relu", "reshape", "rsqrt", "save", "set_backend", "sigmoid",
+    "sign", "sin", "softmax", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "sum", "tanh", "tensor",
+    "topk", "transpose", "tril", "triu", "unsqueeze", "use_backend", "var", "where", "zeros", "zeros_like",
 ]

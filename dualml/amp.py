@@ -36,8 +36,8 @@ GROWTH_STEPS = 2000
 # computes in float32 from logits of any dtype, so that casting those would only move more bytes.
 SHORT_OPS = frozenset({"linear", "matmul", "attention", "attention_qkv", "bias_gelu"})
 FULL_OPS = frozenset({"layer_norm", "rms_norm", "add_layer_norm", "add_rms_norm", "softmax", "log_softmax",
-                      "logsumexp", "sum", "mean", "prod", "var", "std", "exp", "expm1", "log",
-                      "log1p", "pow", "reciprocal", "rsqrt", "softplus"})
+                      "logsumexp", "sum", "mean", "prod", "var", "std", "cumsum", "exp", "expm1",
+                      "log", "log1p", "pow", "reciprocal", "rsqrt", "softplus"})
 
 
 def check(dtype: DType | str, backend: str) -> DType:

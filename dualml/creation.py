@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
 
 import numpy as np
 
@@ -13,12 +14,24 @@ from .array import Array, from_numpy
 from .backends.base import Backend
 from .dims import sizes_of
 from .dtypes import DType, as_dtype
-from .errors import DTypeError, ShapeError
+from .errors import BackendError, DTypeError, ShapeError
 from .ops import create, random as random_ops
 from .random import default_generator
 from .tensor import Number, Tensor
 
 DTypeLike = DType | str | None
+P = ParamSpec("P")
+
+
+def places(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """The function, which says what there is instead of PyTorch's device=."""
+    @wraps(make)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if "device" in kwargs:
+            raise BackendError(f"[{make.__name__}] device must be given as backend= (cpu, webgpu, cuda), got device="
+                               f"{kwargs['device']!r}. dm.set_backend chooses for all new tensors.")
+        return make(*args, **kwargs)
+    return call
 
 
 def _place(backend: str | None) -> Backend:
@@ -30,6 +43,7 @@ def _finish(array: Array, requires_grad: bool) -> Tensor:
     return made.requires_grad_() if requires_grad else made
 
 
+@places
 def tensor(data: Any, dtype: DTypeLike = None, backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """A tensor with a copy of data: numbers, nested lists, or a NumPy array.
 
@@ -66,6 +80,7 @@ def from_dlpack(source: Any) -> Tensor:
     return tensor(np.from_dlpack(source), backend="cpu")
 
 
+@places
 def full(shape: Sequence[int] | int, value: Number, dtype: DTypeLike = None, backend: str | None = None,
          requires_grad: bool = False) -> Tensor:
     """A tensor of one value. dtype defaults to that of the value: float32, int32 or bool."""
@@ -74,32 +89,39 @@ def full(shape: Sequence[int] | int, value: Number, dtype: DTypeLike = None, bac
     return _finish(create.fill(size, value, kind, _place(backend)), requires_grad)
 
 
+@places
 def zeros(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
     return full(sizes_of(shape), 0, dtype, backend, requires_grad)
 
 
+@places
 def ones(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
     return full(sizes_of(shape), 1, dtype, backend, requires_grad)
 
 
+@places
 def empty(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None) -> Tensor:
     """A tensor of arbitrary values."""
     from .array import empty as empty_array
     return Tensor(empty_array(sizes_of(shape), as_dtype(dtype), _place(backend)))
 
 
+@places
 def full_like(x: Tensor, value: Number, requires_grad: bool = False) -> Tensor:
     return full(x.shape, value, x.dtype, x.backend, requires_grad)
 
 
+@places
 def zeros_like(x: Tensor, requires_grad: bool = False) -> Tensor:
     return full_like(x, 0, requires_grad)
 
 
+@places
 def ones_like(x: Tensor, requires_grad: bool = False) -> Tensor:
     return full_like(x, 1, requires_grad)
 
 
+@places
 def arange(start: Number, stop: Number | None = None, step: Number = 1, dtype: DTypeLike = None,
            backend: str | None = None) -> Tensor:
     """start, start + step, ... below stop; arange(n) counts from 0. int32 unless a float or a dtype is given."""
@@ -112,42 +134,50 @@ def arange(start: Number, stop: Number | None = None, step: Number = 1, dtype: D
     return Tensor(create.arange(first, step, count, kind, _place(backend)))
 
 
+@places
 def linspace(start: float, stop: float, steps: int, dtype: DTypeLike = "float32", backend: str | None = None) -> Tensor:
     """steps evenly spaced values from start to stop, both included."""
     return Tensor(create.linspace(start, stop, steps, as_dtype(dtype), _place(backend)))
 
 
+@places
 def eye(n: int, m: int | None = None, dtype: DTypeLike = "float32", backend: str | None = None) -> Tensor:
     """A matrix with ones on the diagonal."""
     return Tensor(create.eye(n, n if m is None else m, as_dtype(dtype), _place(backend)))
 
 
+@places
 def rand(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """Uniform in [0, 1); the same numbers on every backend for one seed."""
     made = random_ops.uniform(sizes_of(shape), as_dtype(dtype), _place(backend), default_generator())
     return _finish(made, requires_grad)
 
 
+@places
 def randn(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """Standard normal."""
     made = random_ops.normal(sizes_of(shape), as_dtype(dtype), _place(backend), default_generator())
     return _finish(made, requires_grad)
 
 
+@places
 def randint(low: int, high: int, size: Sequence[int], dtype: DTypeLike = "int32", backend: str | None = None) -> Tensor:
     """Integers in [low, high); exactly the same on every backend for one seed."""
     made = random_ops.randint(low, high, tuple(size), _place(backend), default_generator())
     return Tensor(made).to(as_dtype(dtype))
 
 
+@places
 def randperm(n: int, backend: str | None = None) -> Tensor:
     """A random permutation of 0 ... n-1. Drawn on the host, from the same generator."""
     return Tensor(random_ops.randperm(n, _place(backend), default_generator()))
 
 
+@places
 def rand_like(x: Tensor) -> Tensor:
     return rand(*x.shape, dtype=x.dtype, backend=x.backend)
 
 
+@places
 def randn_like(x: Tensor) -> Tensor:
     return randn(*x.shape, dtype=x.dtype, backend=x.backend)

@@ -1,12 +1,14 @@
-"""Dimensions and sizes as users write them: counted from the end, several, all of them, or left to be worked out."""
+"""Dimensions, sizes and settings as users write them: counted from the end, several, all of them, left to be worked
+out, or out of range."""
 
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
-from .errors import ShapeError
+from .errors import DTypeError, ShapeError
 
 Dims = int | Sequence[int] | None
 
@@ -43,3 +45,23 @@ def resolved(op: str, sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
         raise ShapeError(f"[{op}] only one size may be -1, got {sizes}.")
     known = math.prod(s for s in sizes if s != -1)
     return tuple((count // known if known else 0) if s == -1 else s for s in sizes)
+
+
+def check_sizes(op: str, **sizes: Any) -> None:
+    """Raises where a size is not an integer of at least 1."""
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise DTypeError(f"[{op}] {name} must be an integer, got {value!r}.")
+        if value < 1:
+            raise ShapeError(f"[{op}] {name} must be at least 1, got {value}.")
+
+
+def check_number(op: str, name: str, value: Any, low: float = 0.0, high: float = math.inf,
+                 below: bool = False) -> None:
+    """Raises where a setting is not a number from low to high; `below` leaves out high itself."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise DTypeError(f"[{op}] {name} must be a number, got {value!r}.")
+    number = float(value)
+    if not low <= number <= high or (below and number >= high) or number == math.inf:
+        wanted = f"in [{low:g}, {high:g}{')' if below else ']'}" if high < math.inf else f"at least {low:g} and finite"
+        raise ShapeError(f"[{op}] {name} must be {wanted}, got {value}.")

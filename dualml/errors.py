@@ -53,3 +53,16 @@ class CheckpointError(DualmlError, RuntimeError):
 
 class TrainingError(DualmlError, RuntimeError):
     """A training run that cannot go on, such as one whose loss is no longer a number."""
+
+
+class MissingNameError(DualmlError, AttributeError):
+    """A name that people know from elsewhere and that is not here."""
+
+
+def not_a_tensor(op: str, must: str, value: object) -> DTypeError:
+    """The error for a value where a Tensor belongs."""
+    kind = type(value)
+    package = "" if kind.__module__ == "builtins" else kind.__module__.split(".")[0] + "."
+    known = hasattr(value, "__array__") or isinstance(value, (list, tuple, int, float))
+    fix = (" Make one with dm.tensor(x.numpy())." if package == "torch." else " Make one with dm.tensor(x).") * known
+    return DTypeError(f"[{op}] {must}, got {package}{kind.__qualname__}.{fix}")

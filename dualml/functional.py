@@ -16,12 +16,14 @@ from .ops.rope import Rope
 from .random import default_generator
 from .tape import apply
 from .tensor import Number, Tensor, elementwise
+from .tensor_methods import required
 
 # ---- elementwise and layout -------------------------------------------------------------------------------------
 
 
 def where(condition: Tensor, a: Tensor | Number, b: Tensor | Number) -> Tensor:
     """a where condition is true, else b; all three broadcast."""
+    required("where", condition, "condition")
     if isinstance(a, Tensor):
         return a.where(condition, b)
     if isinstance(b, Tensor):
@@ -33,34 +35,34 @@ def where(condition: Tensor, a: Tensor | Number, b: Tensor | Number) -> Tensor:
 
 
 def maximum(a: Tensor, b: Tensor | Number) -> Tensor:
-    return a.maximum(b)
+    return required("maximum", a, "a").maximum(b)
 
 
 def minimum(a: Tensor, b: Tensor | Number) -> Tensor:
-    return a.minimum(b)
+    return required("minimum", a, "a").minimum(b)
 
 
 def relu(x: Tensor) -> Tensor:
     """max(x, 0)."""
-    return x.relu()
+    return required("relu", x).relu()
 
 
 def silu(x: Tensor) -> Tensor:
     """x sigmoid(x)."""
-    return x.silu()
+    return required("silu", x).silu()
 
 
 def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)), stable for any x."""
-    return x.softplus()
+    return required("softplus", x).softplus()
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    return x.sigmoid()
+    return required("sigmoid", x).sigmoid()
 
 
 def tanh(x: Tensor) -> Tensor:
-    return x.tanh()
+    return required("tanh", x).tanh()
 
 
 def _check_approximate(op: str, approximate: str) -> None:
@@ -71,22 +73,22 @@ def _check_approximate(op: str, approximate: str) -> None:
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     """x times the normal distribution function at x: exact, or its tanh approximation."""
     _check_approximate("gelu", approximate)
-    return elementwise("gelu_tanh" if approximate == "tanh" else "gelu", x)
+    return elementwise("gelu_tanh" if approximate == "tanh" else "gelu", required("gelu", x))
 
 
 def softmax(x: Tensor, dim: int = -1) -> Tensor:
-    return x.softmax(dim)
+    return required("softmax", x).softmax(dim)
 
 
 def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
-    return x.log_softmax(dim)
+    return required("log_softmax", x).log_softmax(dim)
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The tensors one after another along dim; all other sizes must agree."""
     if not tensors:
         raise ShapeError("[cat] expected at least one tensor, got none.")
-    dtype = dtypes.promote(*[t.dtype for t in tensors])
+    dtype = dtypes.promote(*[required("cat", t, "every input").dtype for t in tensors])
     result: Tensor = apply(layout.Cat, *[t.to(dtype) for t in tensors], dim=normal_dim("cat", dim, tensors[0].ndim))
     return result
 
@@ -95,7 +97,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The tensors along a new dimension dim; all shapes must agree."""
     if not tensors:
         raise ShapeError("[stack] expected at least one tensor, got none.")
-    if any(t.shape != tensors[0].shape for t in tensors):
+    if any(required("stack", t, "every input").shape != tensors[0].shape for t in tensors):
         raise ShapeError(f"[stack] all shapes must be equal, got {[t.shape for t in tensors]}.")
     place = normal_dim("stack", dim, tensors[0].ndim + 1)
     return cat([t.unsqueeze(place) for t in tensors], place)
@@ -136,7 +138,25 @@ def embedding(indices: Tensor, weight: Tensor) -> Tensor:
     return result
 
 
+def one_hot(indices: Tensor, num_classes: int = -1) -> Tensor:
+    """1 at each index and 0 elsewhere, int32: [...] -> [..., num_classes]. An index outside gives zeros.
+
+    Args:
+        indices: int32.
+        num_classes: -1 is one more than the largest index, for which the host waits for the device.
+    """
+    if required("one_hot", indices, "indices").dtype.kind != "i":
+        raise DTypeError(f"[one_hot] indices must be int32, got {indices.dtype.name}. Cast them with .int().")
+    if num_classes == -1 and indices.numel():
+        num_classes = int(indices.amax().item()) + 1
+    if num_classes < 1:
+        raise ShapeError(f"[one_hot] num_classes must be at least 1, got {num_classes}.")
+    from .creation import arange
+    return (indices.unsqueeze(-1) == arange(num_classes, backend=indices.backend)).int()
+
+
 def _check_normalized(op: str, x: Tensor, normalized_shape: Sequence[int]) -> None:
+    required(op, x)
     if tuple(normalized_shape) != x.shape[x.ndim - len(normalized_shape):] or not normalized_shape:
         raise ShapeError(f"[{op}] normalized_shape must be the last dimensions of {x.shape}, got "
                          f"{tuple(normalized_shape)}.")
@@ -184,8 +204,8 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     if not 0.0 <= p <= 1.0:
         raise ShapeError(f"[dropout] p must be in [0, 1], got {p}.")
     if not training or p == 0.0:
-        return x
-    state, offset = default_generator().reserve(x.numel(), x._array.backend)
+        return required("dropout", x)
+    state, offset = default_generator().reserve(required("dropout", x).numel(), x._array.backend)
     result: Tensor = apply(drop.Dropout, x, Tensor(state), rate=p, offset=offset)
     return result
 
@@ -245,7 +265,8 @@ def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int = -100, redu
     """Softmax cross entropy in one fused kernel. logits [..., V], target int32 [...] (PyTorch's [N, C] layout only)."""
     if reduction not in ("mean", "sum", "none"):
         raise ShapeError(f"[cross_entropy] reduction must be mean, sum or none, got {reduction!r}.")
-    if target.dtype.kind != "i":
+    required("cross_entropy", logits, "logits")
+    if required("cross_entropy", target, "target").dtype.kind != "i":
         raise DTypeError(f"[cross_entropy] target must be int32 class indices, got {target.dtype.name}.")
     if logits.shape[:-1] != target.shape:
         raise ShapeError(f"[cross_entropy] target must have logits' shape without its last dimension, "

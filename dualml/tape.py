@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import heapq
+import inspect
 import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .array import Array
-from .errors import BackendError, GradientError
+from .errors import BackendError, GradientError, not_a_tensor
 from .ops.accumulate import add_into
 from .ops.base import Op
 from .ops.elementwise import evaluate
@@ -241,9 +242,19 @@ def backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None], reta
     return [walk.found[walk.wanted[walk._key(edge_of(t))]] for t in wanted or ()] if walk.wanted is not None else []
 
 
+def _refuse(kind: Any, place: int, given: object) -> NoReturn:
+    """Raises for an input that is no Tensor, by the name that forward gives it."""
+    names = [n for n in inspect.signature(kind.forward).parameters if n != "self"]
+    name = names[place] if place < len(names) and names[place] != "arrays" else "every input"
+    raise not_a_tensor(getattr(kind, "name", "apply").removeprefix("_"), f"{name} must be a Tensor", given)
+
+
 def apply(kind: Callable[[], Op], *inputs: Tensor | None, **options: Any) -> Any:
     """Runs an op on tensors and records it. The way every function on tensors reaches an op."""
     from .tensor import Tensor
+    for place, given in enumerate(inputs):
+        if given is not None and not isinstance(given, Tensor):
+            _refuse(kind, place, given)
     policy = input_policy()
     if policy is not None:
         inputs = policy(kind, inputs)

@@ -3,22 +3,21 @@ are always contiguous. reshape, view, squeeze, unsqueeze, flatten and detach sha
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from . import dtypes, runtime, tape
+from . import dtypes, tape, tensor_methods as methods
 from .array import Array
 from .dims import Dims, normal_dim, normal_dims, resolved, sizes_of
-from .dtypes import DType, as_dtype
-from .errors import DTypeError, GradientError, ShapeError
-from .ops import cast, index_select, layout, matmul, reduce, softmax, statistics
+from .dtypes import DType
+from .errors import DTypeError, GradientError, ShapeError, not_a_tensor
+from .ops import cumsum, gather, index_select, layout, matmul, reduce, softmax, statistics
 from .ops.elementwise import ELEMENTWISE
-from .ops.transfer import Transfer
 from .tape import apply
+from .tensor_methods import Extremes
 
 Number = int | float | bool
 Int: TypeAlias = int  # inside Tensor, int, float and bool are its casts
@@ -30,11 +29,11 @@ def unify(op: str, *values: Tensor | Number) -> list[Tensor | Number]:
     """Operands of one dtype, by PyTorch's rules: tensors promote to the widest, those without dimensions only to
     another kind (bool, integer, floating); Python numbers follow the tensors (a float makes ints float32)."""
     tensors = [v for v in values if isinstance(v, Tensor)]
-    if not tensors:
-        raise DTypeError(f"[{op}] expected at least one tensor, got {values}.")
     for value in values:
         if not isinstance(value, (Tensor, int, float, np.number, np.bool_)):
-            raise DTypeError(f"[{op}] operands must be tensors or numbers, got {type(value).__name__}.")
+            raise not_a_tensor(op, "operands must be tensors or numbers", value)
+    if not tensors:
+        raise DTypeError(f"[{op}] expected at least one tensor, got {values}.")
     dtype = dtypes.promote_shaped([(t.dtype, t.ndim) for t in tensors])
     numbers = [v for v in values if not isinstance(v, Tensor)]
     if not dtype.is_floating_point and any(isinstance(v, (float, np.floating)) for v in numbers):
@@ -44,7 +43,7 @@ def unify(op: str, *values: Tensor | Number) -> list[Tensor | Number]:
     for number in numbers if dtype is dtypes.int32 else ():
         if not -2**31 <= number < 2**31:
             raise DTypeError(f"[{op}] the number {number} does not fit int32. Cast the tensor with .float() first.")
-    return [v.to(dtype) if isinstance(v, Tensor) else v for v in values]
+    return [v.to(dtype) if isinstance(v, Tensor) and v.dtype is not dtype else v for v in values]
 
 
 _OF_BOOLS = {"add": "logical_or", "mul": "logical_and"}  # as in PyTorch
@@ -132,18 +131,7 @@ class Tensor:
     def __dlpack_device__(self) -> tuple[Int, int]:
         return (2, 0) if self.backend == "cuda" else (1, 0)
 
-    def __repr__(self) -> str:
-        with np.printoptions(precision=4, threshold=64, edgeitems=3, linewidth=110):
-            body = np.array2string(self._array.numpy(), separator=", ", prefix="tensor(")
-        parts = [body, f"backend={self.backend!r}"]
-        if self.dtype not in (dtypes.float32, dtypes.int32, dtypes.bool_):
-            parts.append(f"dtype={self.dtype}")
-        if self._node is not None:
-            parts.append(f"grad_fn=<{self._node.op.name}>")
-        elif self.requires_grad:
-            parts.append("requires_grad=True")
-        return f"tensor({', '.join(parts)})"
-
+    def __repr__(self) -> str: return methods.text(self)
     def __format__(self, spec: str) -> str: return format(self.item(), spec) if spec else str(self)
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray: return np.asarray(self.numpy(), dtype)
 
@@ -164,6 +152,9 @@ class Tensor:
         return (self[i] for i in range(len(self)))
 
     def __bool__(self) -> Flag:
+        if self.numel() != 1:
+            raise ShapeError(f"[bool] the truth of a tensor of shape {self.shape} is ambiguous: it has {self.numel()} "
+                             "elements. Use .any() or .all().")
         return bool(self.item())
 
     def __float__(self) -> Float:
@@ -233,37 +224,25 @@ class Tensor:
 
     # ---- dtype and place ----
 
-    def to(self, target: str | DType) -> Tensor:
-        """This tensor as another dtype ("float16", dm.int32) or on another backend ("cpu", "webgpu", "cuda")."""
-        if isinstance(target, str) and (target == "auto" or target in runtime.backend_names()):
-            backend = runtime.get(target)
-            if backend is self._array.backend:
-                return self
-            moved: Tensor = apply(Transfer, self, backend=backend)
-            return moved
-        dtype = as_dtype(target)
-        if dtype is self.dtype:
-            return self
-        result: Tensor = apply(cast.Cast, self, dtype=dtype)
-        return result
+    def to(self, *targets: str | DType | Tensor, **named: Any) -> Tensor:
+        """This tensor as another dtype ("float16", dm.int32), on another backend ("cpu", "webgpu", "cuda"), both, or as
+        another tensor has them. By name: dtype=, backend=."""
+        x = self
+        for target in (*targets, *methods.named_targets(named)) if named else targets:
+            x = methods.to(x, target)
+        return x
 
-    def float(self) -> Tensor:
-        return self.to(dtypes.float32)
+    def float(self) -> Tensor: return self.to(dtypes.float32)
+    def double(self) -> Tensor: return self.to(dtypes.float64)
+    def half(self) -> Tensor: return self.to(dtypes.float16)
+    def bfloat16(self) -> Tensor: return self.to(dtypes.bfloat16)
+    def int(self) -> Tensor: return self.to(dtypes.int32)
+    def bool(self) -> Tensor: return self.to(dtypes.bool_)
+    def cpu(self) -> Tensor: return self.to("cpu")
 
-    def half(self) -> Tensor:
-        return self.to(dtypes.float16)
-
-    def bfloat16(self) -> Tensor:
-        return self.to(dtypes.bfloat16)
-
-    def int(self) -> Tensor:
+    def long(self) -> Tensor:
+        """int32: the integers there are."""
         return self.to(dtypes.int32)
-
-    def bool(self) -> Tensor:
-        return self.to(dtypes.bool_)
-
-    def cpu(self) -> Tensor:
-        return self.to("cpu")
 
     def clone(self) -> Tensor:
         """A copy with its own memory, through which gradients flow."""
@@ -335,18 +314,17 @@ class Tensor:
 
     def clamp(self, min: Tensor | Number | None = None, max: Tensor | Number | None = None) -> Tensor:
         """Values limited to [min, max]; either may be None."""
-        if min is None and max is None:
-            raise ShapeError("[clamp] expected min or max, got neither.")
-        if max is None:
-            return self.maximum(min)  # type: ignore[arg-type]
-        if min is None:
-            return self.minimum(max)
-        return elementwise("clamp", *unify("clamp", self, min, max))
+        return methods.clamp(self, min, max)
 
     def where(self, condition: Tensor, other: Tensor | Number) -> Tensor:
         """self where condition is true, else other."""
         here, there = unify("where", self, other)
-        return elementwise("where", condition.bool(), here, there)
+        return elementwise("where", methods.required("where", condition, "condition").bool(), here, there)
+
+    def masked_fill(self, mask: Tensor, value: Tensor | Number) -> Tensor:
+        """value where mask is true, else self."""
+        here, there = unify("masked_fill", self, value)
+        return elementwise("where", methods.required("masked_fill", mask, "mask").bool(), there, here)
 
     # ---- reductions ----
 
@@ -362,12 +340,17 @@ class Tensor:
     def any(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Any, dim, keepdim)
     def all(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.All, dim, keepdim)
 
-    def max(self, dim: Int | None = None, keepdim: Flag = False) -> Any:
-        """The largest element; along a dim, (values, indices). Values that tie share the gradient evenly."""
+    def max(self, dim: Int | Tensor | None = None, keepdim: Flag = False) -> Any:
+        """The largest element; along a dim, (values, indices). Values that tie share the gradient evenly. With another
+        tensor the larger of both at each place."""
+        if isinstance(dim, Tensor):
+            return self.maximum(dim)
         return self.amax() if dim is None else Extremes(self.amax(dim, keepdim), self.argmax(dim, keepdim))
 
-    def min(self, dim: Int | None = None, keepdim: Flag = False) -> Any:
-        """The smallest element; along a dim, (values, indices). Values that tie share the gradient evenly."""
+    def min(self, dim: Int | Tensor | None = None, keepdim: Flag = False) -> Any:
+        """The smallest element, as max has the largest."""
+        if isinstance(dim, Tensor):
+            return self.minimum(dim)
         return self.amin() if dim is None else Extremes(self.amin(dim, keepdim), self.argmin(dim, keepdim))
 
     def argmax(self, dim: Int | None = None, keepdim: Flag = False) -> Tensor:
@@ -387,9 +370,7 @@ class Tensor:
 
     def norm(self) -> Tensor:
         """The Euclidean norm of all elements; its gradient at zeros is zero, as in PyTorch."""
-        total = self.square().sum()
-        some = total != 0
-        return total.where(some, 1.0).sqrt().where(some, 0.0)
+        return methods.norm(self)
 
     def softmax(self, dim: Int = -1) -> Tensor:
         result: Tensor = apply(softmax.Softmax, self, dim=normal_dim("softmax", dim, self.ndim))
@@ -398,6 +379,34 @@ class Tensor:
     def log_softmax(self, dim: Int = -1) -> Tensor:
         result: Tensor = apply(softmax.LogSoftmax, self, dim=normal_dim("log_softmax", dim, self.ndim))
         return result
+
+    # ---- along a dimension ----
+
+    def cumsum(self, dim: Int) -> Tensor:
+        """Running sums along dim; those of bools are int32."""
+        x = self.int() if self.dtype is dtypes.bool_ else self
+        result: Tensor = apply(cumsum.Cumsum, x, dim=normal_dim("cumsum", dim, self.ndim))
+        return result
+
+    def gather(self, dim: Int, index: Tensor) -> Tensor:
+        """out[i][j][k] = self[index[i][j][k]][j][k] for dim 0, and so on. An index (int32) outside the dimension gives
+        NaN, or 0 in integers, and no gradient. In the other dimensions index may be smaller than self."""
+        place = normal_dim("gather", dim, self.ndim)
+        result: Tensor = apply(gather.Gather, methods.cropped(self, place, index), index, dim=place)
+        return result
+
+    def topk(self, k: Int, dim: Int = -1, largest: Flag = True) -> Extremes:
+        """The k largest (or smallest) along dim, best first: (values, indices). k is at most 256. Of equals the one
+        with the lower index comes first; NaN counts as the largest."""
+        return methods.topk(self, k, dim, largest)
+
+    def sort(self, dim: Int = -1, descending: Flag = False) -> Extremes:
+        """All elements in order along dim: (values, indices). Equals stay in their order; NaN counts as the largest."""
+        return methods.sort(self, dim, descending)
+
+    def argsort(self, dim: Int = -1, descending: Flag = False) -> Tensor:
+        """The indices, int32, that sort along dim."""
+        return self.sort(dim, descending).indices
 
     # ---- products ----
 
@@ -417,15 +426,11 @@ class Tensor:
     def view(self, *shape: Any) -> Tensor: return self.reshape(*shape)
 
     def flatten(self, start_dim: Int = 0, end_dim: Int = -1) -> Tensor:
-        first, last = normal_dim("flatten", start_dim, self.ndim), normal_dim("flatten", end_dim, self.ndim)
-        return self.reshape(*self.shape[:first], math.prod(self.shape[first:last + 1]), *self.shape[last + 1:])
+        return methods.flatten(self, start_dim, end_dim)
 
     def squeeze(self, dim: Int | None = None) -> Tensor:
         """Without dimensions of size 1: all of them, or dim where it is one."""
-        if dim is None:
-            return self.reshape(*[s for s in self.shape if s != 1])
-        place = normal_dim("squeeze", dim, self.ndim)
-        return self.reshape(*[s for i, s in enumerate(self.shape) if i != place or s != 1])
+        return methods.squeeze(self, dim)
 
     def unsqueeze(self, dim: Int) -> Tensor:
         place = normal_dim("unsqueeze", dim, self.ndim + 1)
@@ -437,10 +442,11 @@ class Tensor:
         return result
 
     def transpose(self, dim0: Int, dim1: Int) -> Tensor:
-        axes = list(range(self.ndim))
-        first, second = normal_dim("transpose", dim0, self.ndim), normal_dim("transpose", dim1, self.ndim)
-        axes[first], axes[second] = axes[second], axes[first]
-        return self.permute(*axes)
+        return methods.transpose(self, dim0, dim1)
+
+    def t(self) -> Tensor:
+        """The transposed matrix; a vector as it is."""
+        return methods.matrix_transpose(self)
 
     @property
     def T(self) -> Tensor:
@@ -452,12 +458,7 @@ class Tensor:
 
     def expand(self, *sizes: Any) -> Tensor:
         """Broadcast to sizes (-1 keeps one). A copy."""
-        wanted = sizes_of(sizes)
-        padded = (1,) * (len(wanted) - self.ndim) + self.shape
-        shape = tuple(p if w == -1 else w for w, p in zip(wanted, padded, strict=True)) if len(padded) == len(wanted) \
-            else wanted
-        result: Tensor = apply(layout.Expand, self, shape=shape)
-        return result
+        return methods.expand(self, sizes_of(sizes))
 
     def broadcast_to(self, shape: Sequence[Int]) -> Tensor: return self.expand(*shape)
 
@@ -478,25 +479,11 @@ class Tensor:
         return result
 
     def narrow(self, dim: Int, start: Int, length: Int) -> Tensor:
-        place = normal_dim("narrow", dim, self.ndim)
-        whole = self.shape[place]
-        start += whole if start < 0 else 0
-        if not 0 <= start <= start + length <= whole:
-            raise ShapeError(f"[narrow] start and length must lie within {whole}, got {start} and {length}.")
-        return self[(slice(None),) * place + (slice(start, start + length),)]
+        return methods.narrow(self, dim, start, length)
 
     def split(self, split_size: Int | Sequence[Int], dim: Int = 0) -> tuple[Tensor, ...]:
         """Pieces along dim, of one size (the last may be smaller) or of the sizes given."""
-        place = normal_dim("split", dim, self.ndim)
-        whole = self.shape[place]
-        if isinstance(split_size, int) and split_size < 1:
-            raise ShapeError(f"[split] split_size must be at least 1, got {split_size}.")
-        sizes = [min(split_size, whole - s) for s in range(0, whole, split_size)] if isinstance(split_size, int) \
-            else list(split_size)
-        if sum(sizes) != whole:
-            raise ShapeError(f"[split] sizes must add up to {whole}, got {sizes}.")
-        pieces: tuple[Tensor, ...] = apply(layout.Split, self, sizes=tuple(sizes), dim=place)
-        return pieces
+        return methods.split(self, split_size, dim)
 
     def chunk(self, chunks: Int, dim: Int = 0) -> tuple[Tensor, ...]:
         size = self.shape[normal_dim("chunk", dim, self.ndim)]
@@ -510,12 +497,9 @@ class Tensor:
         from .indexing import getitem
         return getitem(self, key)
 
-
-class Extremes(NamedTuple):
-    """What max and min along a dimension return."""
-
-    values: Tensor
-    indices: Tensor
+    if not TYPE_CHECKING:
+        def __getattr__(self, name: str) -> Any:
+            raise methods.no_attribute(name)
 
 
 def _floating(op: str, *values: Tensor | Number) -> list[Tensor | Number]:

@@ -1,5 +1,5 @@
-// One workgroup per row: find the key of the k-th best, collect what is better and the first of what equals it, then
-// give each its place by counting the better ones. Short rows are collected whole.
+// One workgroup per row: find the key of the k-th best, collect what is better and the first of what equals it, in any
+// order, then give each its place by counting the better ones. Short rows are collected whole.
 {% set LONG = C > 256 %}
 {% include "lib/order.wgsl" %}
 const n = max(C / W, 1u);

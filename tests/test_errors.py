@@ -62,8 +62,96 @@ MESSAGES: dict[str, tuple[Callable[[], object], str]] = {
     "dtype": (lambda: dm.ones(2, dtype="float8"), r"\[dtype\] expected one of float32, float64.*got 'float8'"),
     "step": (lambda: dm.arange(0, 3, 0), r"\[arange\] step must not be 0"),
     "copy_": (lambda: dm.ones(2).copy_(dm.ones(3)), r"\[copy_\] value must have shape \(2,\), got \(3,\)"),
+    "a list": (lambda: F.linear([1.0], dm.ones(1, 1)), r"\[linear\] x must be a Tensor, got list. Make one with"),
+    "an array": (lambda: dm.nn.Linear(3, 2)(np.ones(3)), r"\[linear\] x must be a Tensor, got numpy.ndarray. Make one"),
+    "an array as weight": (lambda: F.linear(dm.ones(3), np.ones((2, 3))), r"\[linear\] weight must be a Tensor, got"),
+    "an array as operand": (lambda: dm.ones(2) * np.ones(2), r"\[mul\] operands must be .*, got numpy.ndarray. Make"),
+    "arrays to cat": (lambda: dm.cat([np.ones(2)]), r"\[cat\] every input must be a Tensor, got numpy.ndarray"),
+    "arrays to a norm": (lambda: F.layer_norm([[1.0]], (1,)), r"\[layer_norm\] x must be a Tensor, got list"),
+    "an array as mask": (lambda: dm.ones(2).masked_fill([True], 1), r"\[masked_fill\] mask must be a Tensor, got list"),
+    "from_numpy": (lambda: dm.from_numpy([1]), r"\[from_numpy\] array must be a NumPy array, got list"),
+    "truth": (lambda: bool(dm.ones(3) > 0), r"\[bool\] the truth of a tensor of shape \(3,\) is ambiguous.*\.any\(\)"),
+    "truth of nothing": (lambda: bool(dm.ones(0)), r"\[bool\] .* ambiguous: it has 0 elements"),
+    "t": (lambda: dm.ones(2, 3, 4).t(), r"\[t\] x must have at most 2 dimensions.*\.mT"),
+    "gather": (lambda: dm.ones(2, 3).gather(1, dm.ones(3, 3).int()), r"\[gather\] index must have 2 dimensions, none"),
+    "one_hot": (lambda: F.one_hot(dm.ones(2), 3), r"\[one_hot\] indices must be int32, got float32"),
+    "multinomial": (lambda: dm.multinomial(dm.ones(3), 4), r"\[multinomial\] num_samples must be from 0 to C=3, got 4"),
+    "multinomial of ints": (lambda: dm.multinomial(dm.ones(3).int(), 1), r"\[multinomial\] probs must be floating"),
+    "einsum of three": (lambda: dm.einsum("i,i,i", *[dm.ones(2)] * 3), r"\[einsum\] .*one or two tensors.* for 3"),
+    "einsum ellipsis": (lambda: dm.einsum("...i->i", dm.ones(2)), r"\[einsum\] .*ellipsis"),
+    "einsum diagonal": (lambda: dm.einsum("ii->i", dm.ones(2, 2)), r"\[einsum\] a letter must come once.*'ii'"),
+    "einsum text": (lambda: dm.einsum("i1->i", dm.ones(2, 2)), r"\[einsum\] equation must read like"),
+    "einsum result": (lambda: dm.einsum("ij->k", dm.ones(2, 2)), r"\[einsum\] letters of the result must be in an"),
+    "einsum rank": (lambda: dm.einsum("ij->i", dm.ones(2)), r"\[einsum\] 'ij' names 2 dimensions.*\(2,\)"),
+    "einsum size": (lambda: dm.einsum("ij,jk", dm.ones(2, 2), dm.ones(3, 2)), r"\[einsum\] 'j' must be one size"),
+    "to a device": (lambda: dm.ones(2).to("cuda:0"), r"\[to\] target must be a dtype or a backend.*cuda:0.*set_b"),
+    "module to a device": (lambda: dm.nn.Linear(1, 1).to("mps"), r"\[to\] target must be a dtype or a backend.*'mps'"),
+    "to device=": (lambda: dm.ones(2).to(device="cuda"), r"\[to\] device must be given as backend=.*got 'cuda'"),
+    "to a name": (lambda: dm.ones(2).to(kind="f"), r"\[to\] names must be backend and dtype, got kind"),
+    "device=": (lambda: dm.zeros(2, device="cuda"), r"\[zeros\] device must be given as backend=.*set_backend"),
     "backend": (lambda: dm.ones(2, backend="tpu"), r"\[backend\] expected auto or one of cpu.*got 'tpu'"),
 }
+
+
+REFUSED: dict[str, tuple[Callable[[], object], str]] = {
+    "Linear": (lambda: dm.nn.Linear(0, -2), r"\[linear\] in_features must be at least 1, got 0"),
+    "Linear out": (lambda: dm.nn.Linear(3, 2.5), r"\[linear\] out_features must be an integer, got 2.5"),
+    "Embedding": (lambda: dm.nn.Embedding(0, 4), r"\[embedding\] num_embeddings must be at least 1, got 0"),
+    "LayerNorm": (lambda: dm.nn.LayerNorm(0), r"\[layer_norm\] normalized_shape must be at least 1, got 0"),
+    "LayerNorm eps": (lambda: dm.nn.LayerNorm(2, eps=-1), r"\[layer_norm\] eps must be at least 0 and finite, got -1"),
+    "RMSNorm": (lambda: dm.nn.RMSNorm(True), r"\[rms_norm\] dim must be an integer, got True"),
+    "Dropout": (lambda: dm.nn.Dropout(2.0), r"\[dropout\] p must be in \[0, 1\], got 2.0"),
+    "Attention": (lambda: dm.nn.MultiheadAttention(8, 0), r"\[multihead_attention\] num_heads must be at least 1"),
+    "loss": (lambda: dm.nn.MSELoss("avg"), r"\[MSELoss\] reduction must be mean, sum or none, got 'avg'"),
+    "smoothing": (lambda: dm.nn.CrossEntropyLoss(label_smoothing=2), r"label_smoothing must be in \[0, 1\], got 2"),
+    "lr": (lambda: _adamw(lr=-1), r"\[optimizer\] lr must be at least 0 and finite, got -1"),
+    "lr text": (lambda: _adamw(lr="1"), r"\[optimizer\] lr must be a number, got '1'"),
+    "lr nan": (lambda: _adamw(lr=float("nan")), r"\[optimizer\] lr must be at least 0 and finite, got nan"),
+    "eps": (lambda: _adamw(eps=-1e-8), r"\[optimizer\] eps must be at least 0"),
+    "weight_decay": (lambda: _adamw(weight_decay=None), r"\[optimizer\] weight_decay must be a number, got None"),
+    "betas": (lambda: _adamw(betas=(0.9, 1.0)), r"\[optimizer\] beta2 must be in \[0, 1\), got 1.0"),
+    "one beta": (lambda: _adamw(betas=0.9), r"\[optimizer\] betas must be two numbers, got 0.9"),
+    "group": (lambda: dm.optim.SGD([{"params": [_parameter()], "lr": -2}]), r"\[optimizer\] lr must be at least 0"),
+    "momentum": (lambda: dm.optim.SGD([_parameter()], momentum=-1), r"\[optimizer\] momentum must be at least 0"),
+    "a model": (lambda: dm.optim.SGD(dm.nn.Linear(1, 1)), r"\[optimizer\] .* got one Linear. Pass model.param"),
+    "names": (lambda: dm.optim.SGD(["weight"]), r"\[optimizer\] params must hold parameters .*, got str"),
+    "StepLR": (lambda: dm.optim.lr_scheduler.StepLR(_adamw(), 0), r"\[StepLR\] step_size must be at least 1, got 0"),
+    "LambdaLR": (lambda: dm.optim.lr_scheduler.LambdaLR(_adamw(), []), r"a function for each of 1 groups, got 0"),
+}
+
+
+def _parameter() -> dm.nn.Parameter:
+    return dm.nn.Parameter(dm.ones(2))
+
+
+def _adamw(**settings: object) -> dm.optim.AdamW:
+    return dm.optim.AdamW([_parameter()], **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_constructors_check_their_settings(name: str, cpu: None) -> None:
+    attempt, message = REFUSED[name]
+    with pytest.raises(DualmlError, match=message):
+        attempt()
+
+
+def test_a_name_that_is_not_there(cpu: None) -> None:
+    """An AttributeError, as hasattr and getattr want it, that says what there is instead."""
+    x = dm.ones(2)
+    with pytest.raises(AttributeError, match=r"a Tensor has no attribute 'device'. A tensor has a backend"):
+        x.device
+    assert not hasattr(x, "no_such_name")
+    with pytest.raises(DualmlError, match="has no attribute 'no_such_name'"):
+        x.no_such_name
+
+
+def test_ways_of_to(cpu: None) -> None:
+    x, half = dm.ones(2), dm.ones(1, dtype=dm.half)
+    for moved in (x.to(dm.half), x.to("cpu", dm.half), x.to(dtype="float16"), x.to(backend="cpu", dtype=half.dtype),
+                  x.to(half), dm.nn.Linear(1, 1).to("cpu", dm.half).weight):
+        assert (moved.dtype, moved.backend) == (dm.float16, "cpu")
+    assert x.to(dm.float) is x
+    assert (dm.long, dm.int, dm.double) == (dm.int32, dm.int32, dm.float64)
 
 
 @pytest.mark.parametrize("name", MESSAGES)

@@ -3,16 +3,33 @@
 import sys
 
 from .. import functional
-from . import init
+from . import init, utils
 from .attention import MultiheadAttention, TransformerBlock
 from .cache import KVCache
 from .containers import ModuleList, Sequential
-from .layers import GELU, Dropout, Embedding, LayerNorm, Linear, ReLU, RMSNorm, SiLU
+from .layers import (
+    GELU,
+    Dropout,
+    Embedding,
+    Flatten,
+    Identity,
+    LayerNorm,
+    Linear,
+    ReLU,
+    RMSNorm,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+)
+from .losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from .module import Module, Parameter
 
 __all__ = [
-    "GELU", "Dropout", "Embedding", "KVCache", "LayerNorm", "Linear", "Module", "ModuleList", "MultiheadAttention",
-    "Parameter", "RMSNorm", "ReLU", "Sequential", "SiLU", "TransformerBlock", "functional", "init",
+    "GELU", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dropout", "Embedding", "Flatten", "Identity", "KVCache",
+    "L1Loss", "LayerNorm", "Linear", "MSELoss", "Module", "ModuleList", "MultiheadAttention", "NLLLoss",
+    "Parameter", "RMSNorm", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "TransformerBlock",
+    "functional", "init", "utils",
 ]
 
 sys.modules[f"{__name__}.functional"] = functional  # so that `import dualml.nn.functional as F` finds it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .. import functional as F
+from ..dims import check_sizes
 from ..errors import ShapeError
 from ..tensor import Tensor
 from .cache import KVCache
@@ -24,6 +25,8 @@ class MultiheadAttention(Module):
     def __init__(self, embed_dim: int, num_heads: int, bias: bool = True, dropout: float = 0.0, causal: bool = False,
                  num_kv_heads: int | None = None) -> None:
         super().__init__()
+        check_sizes("multihead_attention", embed_dim=embed_dim, num_heads=num_heads,
+                    num_kv_heads=num_heads if num_kv_heads is None else num_kv_heads)
         if embed_dim % num_heads:
             raise ShapeError(f"[multihead_attention] embed_dim must be a multiple of num_heads={num_heads}, "
                              f"got {embed_dim}.")

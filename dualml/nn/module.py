@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..dtypes import DType
@@ -71,6 +71,13 @@ class Module:
 
     # ---- modes and moves ----
 
+    def apply(self, function: Callable[[Module], object]) -> Module:
+        """Calls function on every module below, then on this one, as initialisers want it. Returns the module."""
+        for _, child in self.children():
+            child.apply(function)
+        function(self)
+        return self
+
     def train(self, mode: bool = True) -> Module:
         for module in self.modules():
             module.training = mode
@@ -83,11 +90,12 @@ class Module:
         for parameter in self.parameters():
             parameter.grad = None
 
-    def to(self, target: str | DType) -> Module:
-        """Moves all parameters to a backend, or casts them to a dtype, in place. Make the optimizer afterwards."""
+    def to(self, *targets: str | DType | Tensor, **named: Any) -> Module:
+        """Moves all parameters to a backend, or casts them to a dtype, in place, as Tensor.to. Make the optimizer
+        afterwards."""
         with no_grad():
             for parameter in self.parameters():
-                moved = parameter.detach().to(target)._array
+                moved = parameter.detach().to(*targets, **named)._array
                 if moved is not parameter._array:  # else an optimizer's arena stays valid
                     parameter._array, parameter._slot, parameter.grad = moved, None, None
         return self

@@ -103,7 +103,7 @@ for _kernel in (sample_tokens, sampling_probs):
     _kernel.variant("wide", "cuda", lambda device, dims: dims["V"] > 4096, groups="B", block=1024)
 
 
-@kernel("tokens:i32[B,T] &seen:u32[B,V]", groups="cdiv(B*T, BLOCK)", software_block=64)
+@kernel("tokens:i32[B,T] &seen:u32[B,V]", groups="B", software_block=8)
 def mark_seen(tokens: Any, seen: Any) -> Any:
     """Marks the tokens of each row as seen; those outside the vocabulary are ignored."""
     rows, places = np.nonzero((tokens >= 0) & (tokens < seen.shape[1]))

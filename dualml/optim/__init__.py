@@ -1,5 +1,6 @@
 """Optimizers that keep all parameters of a group in one flat arena, so that a step is one launch."""
 
+from . import lr_scheduler
 from .adam import Adam, AdamW
 from .clip import clip_grad_norm_, grad_norm
 from .optimizer import Optimizer
@@ -7,6 +8,6 @@ from .schedules import LRScheduler, warmup_cosine, warmup_linear
 from .sgd import SGD
 
 __all__ = [
-    "SGD", "Adam", "AdamW", "LRScheduler", "Optimizer", "clip_grad_norm_", "grad_norm", "warmup_cosine",
-    "warmup_linear",
+    "SGD", "Adam", "AdamW", "LRScheduler", "Optimizer", "clip_grad_norm_", "grad_norm", "lr_scheduler",
+    "warmup_cosine", "warmup_linear",
 ]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..array import Array, from_numpy
+from ..dims import check_number
 from ..dtypes import DType, float32, float64
-from ..errors import ShapeError
-from ..nn.module import Parameter
+from ..errors import DTypeError, ShapeError, not_a_tensor
+from ..nn.module import Module, Parameter
 from ..runtime import replayed
 from ..tensor import Tensor
 from .arena import Arena, make_arenas
@@ -24,15 +25,37 @@ def _state_dtype(arena: Arena) -> DType:
     return float64 if arena.dtype is float64 else float32
 
 
+def check_settings(group: dict[str, Any]) -> None:
+    """Raises for a setting of a group that no step can be made with, and for what is no Parameter."""
+    for name in ("lr", "eps", "weight_decay", "momentum"):
+        if name in group:
+            check_number("optimizer", name, group[name])
+    if "betas" in group:
+        betas = group["betas"]
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise ShapeError(f"[optimizer] betas must be two numbers, got {betas!r}.")
+        for number, beta in enumerate(betas, 1):
+            check_number("optimizer", f"beta{number}", beta, 0.0, 1.0, below=True)
+        group["betas"] = tuple(betas)
+    for parameter in group["params"]:
+        if not isinstance(parameter, Tensor):
+            raise not_a_tensor("optimizer", "params must hold parameters or dicts of settings", parameter)
+
+
 class Optimizer:
     """Subclasses name their state Arrays in `state_names` and launch one step over a stretch of an arena."""
 
     def __init__(self, params: Groups, defaults: dict[str, Any]) -> None:
+        if isinstance(params, (Module, Tensor)):
+            raise DTypeError(f"[optimizer] params must be parameters or groups, got one {type(params).__name__}. Pass "
+                             "model.parameters(), or a list.")
         given: list[Any] = list(params)
         if not given:
             raise ShapeError("[optimizer] params must hold at least one parameter, got none.")
         groups = given if isinstance(given[0], dict) else [{"params": given}]
         self.param_groups: list[dict[str, Any]] = [defaults | g | {"params": list(g["params"])} for g in groups]
+        for group in self.param_groups:
+            check_settings(group)
         seen: set[int] = set()
         for parameter in (p for g in self.param_groups for p in g["params"]):
             if id(parameter) in seen:

@@ -94,7 +94,7 @@ fn select_key(base: u32, count: u32, part: f32, t: u32) -> u32 {
     var prefix = 0u;
     var mask = 0u;
     for (var left = 32u; left > 0u;) {
-        let last = (1u << min(BITS, left)) - 2u;
+        let last = (1u << min(BITS, left)) - 1u;
         left -= min(BITS, left);
         for (var c = t; c < n; c += BLOCK) {
             let x = logit(base + c);
