@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from .dtypes import DType, as_dtype, bfloat16, float16, float32
 from .errors import DTypeError
 from .ops.create import fill
 from .ops.grad_factor import step_factor
-from .tape import use_policy
+from .tape import Policy, use_policy
 from .tensor import Tensor
 
 PRECISIONS = ("float32", "float16", "bfloat16")
@@ -59,7 +60,11 @@ def autocast(dtype: DType | str) -> AbstractContextManager[None]:
     short = as_dtype(dtype)
     if short.name not in PRECISIONS:
         raise DTypeError(f"[amp] dtype must be one of {', '.join(PRECISIONS)}, got {short.name}.")
+    return use_policy(None if short is float32 else _policy(short))
 
+
+@cache  # one policy for a dtype, so that a captured step knows it again
+def _policy(short: DType) -> Policy:
     def cast(kind: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         name = getattr(kind, "name", "")
         if name in SHORT_OPS:
@@ -67,7 +72,7 @@ def autocast(dtype: DType | str) -> AbstractContextManager[None]:
         if name in FULL_OPS:
             return tuple(_as(x, float32, (float16, bfloat16)) for x in inputs)
         return inputs
-    return use_policy(None if short is float32 else cast)
+    return cast
 
 
 def _as(x: Tensor | None, dtype: DType, taken: Sequence[DType]) -> Tensor | None:

@@ -6,17 +6,19 @@ Debug prints, checking, profiling and capture are hooks on the door, registered 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .backends.base import Backend, Binding, Buffer
 from .config import config
 from .dtypes import DType
 from .errors import BackendError
 from .kernel import DeviceInfo, Kernel, Scalar, Spec
+
+T = TypeVar("T")
 
 # ---- backends ---------------------------------------------------------------------------------------------------
 
@@ -149,6 +151,7 @@ class Recorder(Protocol):
     def copied(self, source: Binding, target: Binding) -> None: ...
     def read(self, buffer: Buffer) -> None: ...
     def acted(self, action: Callable[[], None]) -> None: ...
+    def relied(self, key: object, read: Callable[[], object], value: object) -> None: ...
 
 
 _recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
@@ -178,12 +181,23 @@ def replayed(action: Callable[[], None]) -> None:
         seen.acted(action)
 
 
+def relied(key: Hashable, read: Callable[[], T]) -> T:
+    """What `read` gives, such as a module's mode. A captured step is replayed only as long as that stays the same; `key`
+    says whose it is, so that it is noted once."""
+    value, seen = read(), _recorder.get()
+    if seen is not None:
+        seen.relied(key, read, value)
+    return value
+
+
 # ---- kernels' programs --------------------------------------------------------------------------------------------
 
 
-def _variant_for(kernel: Kernel, device: DeviceInfo, dims: Mapping[str, Scalar]) -> Any:
+def _variant_for(kernel: Kernel, device: DeviceInfo, types: tuple[tuple[str, DType], ...],
+                 dims: Mapping[str, Scalar]) -> Any:
     for variant in kernel.variants:
-        if variant.backend == device.backend and variant.when(device, dims):
+        fits = not variant.dtypes or all(t in variant.dtypes for _, t in types)
+        if fits and variant.backend == device.backend and variant.when(device, dims):
             return variant
     return None
 
@@ -197,7 +211,7 @@ def specialise(backend: Backend, kernel: Kernel, types: tuple[tuple[str, DType],
     """The Spec a kernel has for these dtypes and sizes on a backend, its compiled program and its group count."""
     constants = tuple((n, dims[n]) for n in dims if n in kernel.static)
     vectors, width = kernel.vectors(dims)
-    variant = _variant_for(kernel, backend.device, dims) if kernel.variants else None
+    variant = _variant_for(kernel, backend.device, types, dims) if kernel.variants else None
     key = (backend.name, types, constants, vectors, variant)
     found: Resolved | None = kernel.specs.get(key)
     if found is None:

@@ -323,3 +323,58 @@ def test_replays_do_not_grow(fast_backend: str) -> None:
 
 
 assert "cpu" in PRESENT
+
+
+def test_modes_have_their_own_programs(fast_backend: str) -> None:
+    """A module's mode, a policy and what an optimizer works by are asked again before every replay."""
+    layer = nn.Dropout(0.5)
+    step = dm.capture(lambda x: layer(x) * 2)
+    x = dm.ones(8, 8)
+    for _ in range(3):
+        step(x)
+    layer.eval()
+    for _ in range(3):
+        assert (step(x).numpy() == 2).all()
+    layer.train()
+    assert (step(x).numpy() == 0).any()
+    assert len(step.programs) == 2
+
+
+def test_momentum_that_is_raised_is_noticed(fast_backend: str) -> None:
+    weights = []
+    for captured in (True, False):
+        weight = nn.Parameter(dm.ones(4, 4))
+        optimizer = optim.SGD([weight], 0.1)
+
+        def step(weight: nn.Parameter = weight, optimizer: optim.SGD = optimizer) -> None:
+            optimizer.zero_grad()
+            weight.square().sum().backward()
+            optimizer.step()
+        run = dm.capture(step) if captured else step
+        for number in range(9):
+            if number == 4:
+                optimizer.param_groups[0]["momentum"] = 0.9
+            run()
+        weights.append(weight.detach().numpy())
+    np.testing.assert_array_equal(*weights)
+
+
+def test_a_policy_outside_the_step_is_noticed(fast_backend: str) -> None:
+    x, w = dm.randn(8, 8), dm.randn(8, 8)
+    step = dm.capture(lambda x: x @ w)
+    for _ in range(3):
+        whole = step(x)
+        with dm.amp.autocast("float16"):
+            half = step(x)
+    assert (whole.dtype, half.dtype) == (dm.float32, dm.float16)
+    assert len(step.programs) == 2
+
+
+def test_a_mode_changed_within_a_step_is_refused(cpu: None) -> None:
+    layer = nn.Dropout(0.5)
+
+    def step(x: dm.Tensor) -> dm.Tensor:
+        first = layer.train()(x)
+        return first + layer.eval()(x)
+    with pytest.raises(CaptureError, match="changes a setting that it works by"):
+        dm.capture(step)(dm.ones(3))

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..dtypes import DType
 from ..errors import ShapeError
+from ..runtime import relied
 from ..tape import no_grad
 from ..tensor import Tensor
 
@@ -27,7 +28,16 @@ class Module:
     """The base of all layers and models: assign Parameters and Modules as attributes, define forward."""
 
     def __init__(self) -> None:
-        self.training = True
+        self._training = True
+
+    @property
+    def training(self) -> bool:
+        """Whether dropout and the like are at work. A captured step that has asked is recorded anew in another mode."""
+        return relied((id(self), "training"), lambda: self._training)
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        self._training = mode
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward")

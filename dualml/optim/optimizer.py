@@ -13,7 +13,7 @@ from ..dims import check_number
 from ..dtypes import DType, float32, float64
 from ..errors import DTypeError, ShapeError, not_a_tensor
 from ..nn.module import Module, Parameter
-from ..runtime import replayed
+from ..runtime import relied, replayed
 from ..tensor import Tensor
 from .arena import Arena, make_arenas
 
@@ -90,6 +90,7 @@ class Optimizer:
                 are. Steps are counted either way (see uncount).
         """
         for group, arenas in zip(self.param_groups, self.arenas, strict=True):
+            relied((id(self), id(group)), partial(self.state_names, group))  # it chooses the kernel
             for arena in arenas:
                 state = self._state_of(group, arena)
                 factor = self._unscaled[arena] if scale is None else scale._array.reshape(1)

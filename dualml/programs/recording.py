@@ -72,6 +72,7 @@ class Recording:
         self.name, self.backend = name, backend
         self.items: list[Item] = []
         self.actions: list[Callable[[], None]] = []
+        self.conditions: dict[object, tuple[Callable[[], object], object]] = {}  # what the step asked, and was told
         self.outside: dict[int, Buffer] = {}              # buffers that were there before
         self.inside: dict[int, weakref.ref[Buffer]] = {}  # those made by the call
         self.constants: dict[int, tuple[Buffer, bytes]] = {}  # made by the call from host values
@@ -157,6 +158,15 @@ class Recording:
             action()
         finally:
             self._acting = False
+
+    def relied(self, key: object, read: Callable[[], object], value: object) -> None:
+        if self.conditions.setdefault(key, (read, value))[1] != value:
+            raise CaptureError(f"[capture] {self.name} changes a setting that it works by, such as a module's mode, "
+                               f"between two uses ({user_line()}). Change it outside the step.")
+
+    def holds(self) -> bool:
+        """Whether the step would be told the same again."""
+        return all(read() == value for read, value in self.conditions.values())
 
     # ---- when the call is over ----
 

@@ -14,7 +14,7 @@ from ..backends.base import Backend
 from ..creation import check_range, tensor
 from ..errors import CaptureError
 from ..random import default_generator
-from ..tape import is_grad_enabled, no_grad
+from ..tape import input_policy, is_grad_enabled, no_grad
 from ..tensor import Tensor
 from .program import Program
 from .recording import Recording, difference
@@ -48,6 +48,25 @@ def _rebuild(structure: Any, leaves: list[Any]) -> Any:
     return structure
 
 
+def _kinds(structure: Any) -> Any:
+    """The types of plain values: 1, 1.0 and True are equal, and do not do the same."""
+    return tuple(map(_kinds, structure)) if isinstance(structure, tuple) else type(structure)
+
+
+def _own(name: str, leaves: list[Any]) -> list[Tensor]:
+    """Arguments in memory of their own, as a replay has them: what is passed twice, or used from outside as well, may
+    be two things at the next call. Those that require a gradient stay, for their gradients to be found."""
+    given = [tensor(v) if not isinstance(v, Tensor) else v if v.requires_grad else Tensor(v._array.copy())
+             for v in leaves]
+    buffers = [t._array.buffer for t in given]
+    for index, one in enumerate(given):
+        if one._slot is not None or buffers.count(one._array.buffer) > 1:
+            raise CaptureError(f"[capture] argument {index} of {name} must be a tensor of its own, got an optimizer's "
+                               "parameter or one that is passed twice and requires a gradient. Let the step use it "
+                               "from outside, or pass .detach().")
+    return given
+
+
 class Leaf:
     """The place of a tensor in a structure."""
 
@@ -79,33 +98,34 @@ class Captured(Generic[P, R]):
         functools.update_wrapper(self, function)
         self.function, self.fusion = function, fusion
         self.name = getattr(function, "__name__", "step")
-        self._kept: dict[Any, Kept] = {}
+        self._kept: dict[Any, list[Kept]] = {}
         self._recordings: dict[Any, list[Recording]] = {}
 
     @property
     def programs(self) -> list[Program]:
-        return [kept.program for kept in self._kept.values()]
+        return [kept.program for ways in self._kept.values() for kept in ways]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         leaves: list[Any] = []
         structure = _flatten((args, kwargs), leaves)
         backend = runtime.current()
         shapes = tuple([(v.shape, str(v.dtype), type(v)) for v in leaves])
-        key = (structure, shapes, backend.name, is_grad_enabled())
+        key = (structure, _kinds(structure), shapes, backend.name, is_grad_enabled(), input_policy())
         try:
-            kept = self._kept.get(key)
+            ways = self._kept.get(key, [])
         except TypeError:
             raise CaptureError(f"[capture] arguments of {self.name} must be tensors, arrays or hashable values."
                                ) from None
         if runtime.recorder() is not None:  # part of a larger step
             return self.function(*args, **kwargs)
+        kept = next((way for way in ways if way.program.recording.holds()), None)
         if kept is not None:
             result: R = kept([v._array if isinstance(v, Tensor) else check_range(v) for v in leaves])
             return result
         return self._record(key, structure, leaves, backend)
 
     def _record(self, key: Any, structure: Any, leaves: list[Any], backend: Backend) -> R:
-        given = [v if isinstance(v, Tensor) else tensor(v) for v in leaves]
+        given = _own(self.name, leaves)
         generator = default_generator()
         generator.state(backend)
         generator.rebase()
@@ -117,6 +137,8 @@ class Captured(Generic[P, R]):
         outputs: list[Tensor] = []
         shape = _flatten(result, outputs)
         earlier = self._recordings.setdefault(key, [])
+        if earlier and not earlier[-1].holds():  # recorded in another mode
+            earlier.clear()
         parts = difference(earlier[-1], recording) if earlier else ""
         if parts and len(earlier) + 1 >= _MOST_RECORDINGS:
             raise CaptureError(f"[capture] {self.name} does not do the same at every call: {parts}. What changes from "
@@ -126,7 +148,7 @@ class Captured(Generic[P, R]):
             arrays = [program.array(recording.number(t._array.buffer), t.shape, t.dtype, t._array.offset)
                       for t in outputs]
             program.outputs, program.structure = arrays, shape
-            self._kept[key] = Kept(program, shape, arrays)
+            self._kept.setdefault(key, []).append(Kept(program, shape, arrays))
             del self._recordings[key]
             backend.trim()  # the temporaries of the recorded calls
         else:
