@@ -48,6 +48,12 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], Any]] = {
     "GELU tanh": (lambda: nn.GELU("tanh"), lambda: TN.GELU("tanh"), X),
     "ReLU": (nn.ReLU, TN.ReLU, X),
     "SiLU": (nn.SiLU, TN.SiLU, X),
+    "Sigmoid": (nn.Sigmoid, TN.Sigmoid, X),
+    "Tanh": (nn.Tanh, TN.Tanh, X),
+    "Softmax": (lambda: nn.Softmax(dim=1), lambda: TN.Softmax(dim=1), X),
+    "Flatten": (nn.Flatten, TN.Flatten, X),
+    "Flatten two dims": (lambda: nn.Flatten(0, 1), lambda: TN.Flatten(0, 1), X),
+    "Identity": (lambda: nn.Identity(3, name="x"), lambda: TN.Identity(3, name="x"), X),
     "Dropout in eval": (lambda: nn.Dropout(0.5).eval(), lambda: TN.Dropout(0.5).eval(), X),
     "Sequential": (lambda: nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)),
                    lambda: TN.Sequential(TN.Linear(8, 6), TN.ReLU(), TN.Linear(6, 2)), X),
@@ -303,3 +309,63 @@ def test_modes_and_repr(cpu: None) -> None:
 def test_to_another_dtype(cpu: None) -> None:
     layer = nn.Linear(2, 3).to(dm.float64)
     assert layer(dm.ones(1, 2, dtype="float64")).dtype is dm.float64
+
+
+LOSSES = ("CrossEntropyLoss", "NLLLoss", "MSELoss", "L1Loss", "BCEWithLogitsLoss")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss(name: str, reduction: str, fast_backend: str) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((6, 5)).astype(np.float32)
+    target = rng.random((6, 5)).astype(np.float32) if name in LOSSES[2:] else np.array([1, 4, 0, -100, 2, 2])
+    here = getattr(nn, name)(reduction=reduction)(dm.tensor(x), dm.tensor(target))
+    there = getattr(TN, name)(reduction=reduction)(torch.tensor(x), torch.tensor(target))
+    _close(here, there, name)
+
+
+def test_apply_and_other_names(cpu: None) -> None:
+    """Module.apply goes through the modules in PyTorch's order; nn.utils has optim's clip_grad_norm_."""
+    def visited(library: Any) -> list[str]:
+        seen: list[str] = []
+        model = library.Sequential(library.Linear(2, 3), library.Sequential(library.Tanh(), library.Linear(3, 1)))
+        assert model.apply(lambda m: seen.append(type(m).__name__)) is model
+        return seen
+    assert visited(nn) == visited(TN)
+    model = nn.Linear(3, 2)
+    (model(dm.ones(1, 3)).sum() * 100).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    assert optim.grad_norm(model.parameters()).item() == pytest.approx(1.0, abs=1e-4)
+
+
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "StepLR": {"step_size": 3, "gamma": 0.5},
+    "CosineAnnealingLR": {"T_max": 7, "eta_min": 0.01},
+    "LambdaLR": {"lr_lambda": lambda step: 0.9 ** step},
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_scheduler(name: str, cpu: None) -> None:
+    """The rates of two groups over more steps than a period, and once more from the middle on, by its state."""
+    def groups(parameter: Callable[[], Any]) -> list[dict[str, Any]]:
+        return [{"params": [parameter()], "lr": 0.5}, {"params": [parameter()], "lr": 0.02}]
+    ours = optim.SGD(groups(lambda: nn.Parameter(dm.ones(2))), lr=0.1)
+    theirs = torch.optim.SGD(groups(lambda: torch.ones(2, requires_grad=True)), lr=0.1)
+    here = getattr(optim.lr_scheduler, name)(ours, **SCHEDULERS[name])
+    there = getattr(torch.optim.lr_scheduler, name)(theirs, **SCHEDULERS[name])
+    rates, states = [], []
+    for _ in range(18):
+        assert here.get_last_lr() == pytest.approx(there.get_last_lr(), rel=1e-6)
+        rates.append(here.get_last_lr())
+        states.append(here.state_dict())
+        ours.step()
+        theirs.step()
+        here.step()
+        there.step()
+    again = getattr(optim.lr_scheduler, name)(ours, **SCHEDULERS[name])
+    again.load_state_dict(states[5])
+    for expected in rates[5:]:
+        assert again.get_last_lr() == expected
+        again.step()

@@ -58,8 +58,9 @@ def test_wheel_has_all_sources(wheel: Path) -> None:
     for name, pattern in (("cuda", "*.cu*"), ("shaders", "*.wgsl")):
         for path in (ROOT / name).rglob(pattern):
             assert f"dualml/kernels/{path.relative_to(ROOT).as_posix()}" in packed
-    for path in (ROOT / "dualml").rglob("*.py"):
-        assert path.relative_to(ROOT).as_posix() in packed
+    for pattern in ("*.py", "*.jsonl", "*.html"):
+        for path in (ROOT / "dualml").rglob(pattern):
+            assert path.relative_to(ROOT).as_posix() in packed
     assert not [n for n in packed if n.startswith(("tests/", "benchmarks/", "shaders/", "cuda/"))]
 
 

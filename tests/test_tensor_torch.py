@@ -105,6 +105,7 @@ REDUCTIONS = [
     *[Row(f"{name} dim", method(name, dim=(0, 2), keepdim=True), ((3, 4, 5),))
       for name in ("sum", "mean", "var", "std")],
     *[Row(f"{name} last", method(name, -1), ((3, 70),)) for name in ("sum", "mean", "prod")],
+    Row("max of two", lambda a, b: a.max(b) - a.min(b), (A, B)),
     Row("max", lambda x: x.max(), (A,)),
     Row("min", lambda x: x.min(), (A,)),
     Row("max dim", lambda x: x.amax(dim=1), (A,), lambda x: x.amax(1)),
@@ -161,9 +162,40 @@ LAYOUT = [
     Row("index tensor", lambda i, x: x[i], (INDEX, (4, 3)), lambda i, x: x[i.long()]),
     Row("index tensor behind", lambda i, x: x[:, i], (WORDS, (2, 6)), lambda i, x: x[:, i.long()]),
     Row("index_select", lambda i, x: x.index_select(1, i), (INDEX, (3, 4)), lambda i, x: x.index_select(1, i.long())),
+    Row("gather", lambda i, x: x.gather(1, i.long()), (WORDS, (2, 6))),
+    Row("gather of a part", lambda i, x: dm.gather(x, 0, i), (WORDS % 3, (3, 5)),
+        lambda i, x: torch.gather(x, 0, i.long())),
+    Row("masked_fill", lambda m, x: x.masked_fill(m, -1.5), (MASK, (2, 3))),
+    Row("masked_fill of rows", lambda m, x: x.masked_fill(m, 2.0), (MASK, (4, 2, 3))),
+    Row("t", lambda x: x.t() @ x, ((3, 4),)),
+    Row("t of a vector", lambda x: x.t(), ((4,),)),
     Row("iteration", lambda x: sum((row * i for i, row in enumerate(x)), x[0]), ((3, 4),)),
-    Row("casts", lambda x: x.int().float() + x.bool().float() + x.half().float() * 0, ((3, 4),)),
+    Row("casts", lambda x: x.int().float() + x.bool().float() + x.half().float() * 0 + x.long().float(), ((3, 4),)),
 ]
+TIES = np.array([[2, 1, 2, 1, 2], [0, 3, 0, 3, 1]], np.int32)
+SORTED = [
+    *[Row(f"cumsum {dim}", method("cumsum", dim), ((3, 4, 5),)) for dim in (0, 1, -1)],
+    Row("cumsum of bools", lambda m: m.cumsum(1), (MASK,)),
+    Row("cumsum of integers", lambda i: i.cumsum(0), (WORDS,)),
+    *[Row(f"topk {dim} {largest}", lambda x, d=dim, g=largest: x.topk(3, dim=d, largest=g).values, ((3, 40, 5),))
+      for dim in (0, 1, -1) for largest in (True, False)],
+    Row("topk of a long row", lambda x: x.topk(256).values, ((2, 4999),)),
+    Row("topk indices", lambda x: x.topk(7, 0).indices, ((300, 4),)),
+    Row("topk of nothing", lambda x: x.topk(0).values, ((3, 4),)),
+    *[Row(f"sort {dim} {down}", lambda x, d=dim, g=down: x.sort(dim=d, descending=g).values, ((3, 70, 5),))
+      for dim in (0, 1, -1) for down in (True, False)],
+    *[Row(f"sort of ties {down}", lambda i, g=down: i.sort(descending=g).indices, (TIES,),
+          lambda i, g=down: i.sort(stable=True, descending=g).indices) for down in (True, False)],
+    Row("argsort", lambda x: x.argsort(0), ((5, 6),)),
+    Row("sort of a number", lambda x: x.sort().values, ((),)),
+]
+EINSUMS = [Row(f"einsum {equation}", lambda *x, e=equation: dm.einsum(e, *x), shapes,
+               lambda *x, e=equation: torch.einsum(e, *x)) for equation, *shapes in (
+    ("ij,jk->ik", (3, 4), (4, 5)), ("ij,jk", (3, 4), (4, 5)), ("bij,bjk->bik", (2, 3, 4), (2, 4, 5)),
+    ("bhtd,bhsd->bhts", (2, 3, 4, 5), (2, 3, 6, 5)), ("i,j->ij", (3,), (4,)), ("i,i->", (5,), (5,)),
+    ("ij->ji", (3, 4)), ("ijk->j", (2, 3, 4)), ("ij->", (2, 3)), ("ba", (2, 3)), ("ijk,k->ji", (2, 3, 4), (4,)),
+    ("abc,dbe->ce", (2, 3, 4), (5, 3, 6)), ("b i j, b j -> b i", (2, 3, 4), (2, 4)), ("ij,ij->ij", (3, 4), (3, 4)),
+    (",ij->ij", (), (3, 4)))]
 LAYERS = [
     Row("embedding", lambda i, w: F.embedding(i, w), (WORDS, (6, 5)), lambda i, w: TF.embedding(i.long(), w)),
     Row("layer_norm", lambda x, w, b: F.layer_norm(x, (8,), w, b), ((2, 3, 8), (8,), (8,)),
@@ -193,12 +225,14 @@ LAYERS = [
     *[Row(f"{name} {kind}", partial(getattr(F, name), reduction=kind), ((3, 4), (3, 4)),
           partial(getattr(TF, name), reduction=kind))
       for name in ("mse_loss", "l1_loss") for kind in ("mean", "sum", "none")],
+    Row("one_hot", lambda i: F.one_hot(i, 6), (WORDS,), lambda i: TF.one_hot(i.long(), 6)),
+    Row("one_hot of as many as needed", lambda i: F.one_hot(i), (WORDS,), lambda i: TF.one_hot(i.long())),
     Row("nll_loss", lambda t, x: F.nll_loss(x.log_softmax(-1), t), (CLASSES[:2], (2, 6)),
         lambda t, x: TF.nll_loss(x.log_softmax(-1), t.long())),
     Row("binary_cross_entropy_with_logits", lambda x, y: F.binary_cross_entropy_with_logits(x, y), ((3, 4), (3, 4)),
         lambda x, y: TF.binary_cross_entropy_with_logits(x, y)),
 ]
-ROWS = UNARY + ARITHMETIC + REDUCTIONS + PRODUCTS + LAYOUT + LAYERS
+ROWS = UNARY + ARITHMETIC + REDUCTIONS + PRODUCTS + LAYOUT + SORTED + EINSUMS + LAYERS
 
 
 def close(here: np.ndarray, there: np.ndarray, what: str, tolerance: float = 1e-5) -> None:
@@ -272,3 +306,36 @@ def test_promotion() -> None:
             here = (dm.ones(2, dtype=a, backend="cpu") * number).dtype.name
             there = str((torch.ones(2, dtype=getattr(torch, a)) * number).dtype).replace("int64", "int32")
             assert f"torch.{here}" == there, (a, number)
+
+
+FUNCTIONS: dict[str, tuple[Any, ...]] = {  # and their arguments behind a positive [3, 4] tensor
+    "sum": (1,), "mean": (0,), "prod": (1,), "amax": (1,), "amin": (1,), "argmax": (1,), "argmin": (0,), "var": (1,),
+    "std": (1,), "norm": (), "logsumexp": (1,), "softmax": (1,), "log_softmax": (0,), "pow": (2.0,), "clamp": (0.6, 1),
+    "cumsum": (1,), "argsort": (1,), "reshape": ((4, 3),), "flatten": (), "squeeze": (), "unsqueeze": (1,),
+    "permute": ((1, 0),), "transpose": (0, 1), "flip": ((0,),), "tril": (), "triu": (1,), "broadcast_to": ((2, 3, 4),),
+    "numel": (), "clone": (), "max": (), "min": (),
+    **dict.fromkeys(("abs", "sign", "exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "reciprocal", "square", "sin",
+                     "cos", "tanh", "sigmoid", "relu", "erf", "floor", "ceil", "isnan", "isinf", "isfinite"), ())}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_the_package(name: str, cpu: None) -> None:
+    """dm.exp(x) is torch.exp(x), and says so where x is no tensor."""
+    x, args = np.float32(_positive(np.random.default_rng(3).standard_normal((3, 4)))), FUNCTIONS[name]
+    here, there = getattr(dm, name)(dm.tensor(x), *args), getattr(torch, name)(torch.tensor(x), *args)
+    close(here.numpy(), there.numpy(), name) if isinstance(here, dm.Tensor) else np.testing.assert_equal(here, there)
+    with pytest.raises(dm.errors.DTypeError, match=rf"\[{name}\] x must be a Tensor, got numpy.ndarray. Make one with"):
+        getattr(dm, name)(x, *args)
+
+
+def test_allclose(backend: str) -> None:
+    """In every corner as PyTorch's, whose infinities and NaN have rules of their own."""
+    values = [1.0, 1.0 + 1e-6, 1.1, float("inf"), -float("inf"), float("nan"), 0.0]
+    for a in values:
+        for b in values:
+            for equal_nan in (False, True):
+                there = torch.allclose(torch.tensor([a]), torch.tensor([b]), equal_nan=equal_nan)
+                assert dm.allclose(dm.tensor([a]), dm.tensor([b]), equal_nan=equal_nan) == there, (a, b)
+    for a, b in ((1, 2), (True, False), ([[1.0, 2.0]], [1.0, 2.3])):
+        assert dm.allclose(dm.tensor(a), dm.tensor(a))
+        assert not dm.allclose(dm.tensor(a), dm.tensor(b), rtol=0.1)

@@ -11,7 +11,7 @@ import typer
 from .. import __version__
 from ..config import config
 from ..errors import DualmlError
-from . import devices, eval as evaluation, inspect as inspection, sample, tokenizer, train
+from . import attention, chat, data, devices, eval as evaluation, inspect as inspection, sample, tokenizer, train, tune
 
 app = typer.Typer(
     name="dualml", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -20,7 +20,9 @@ app = typer.Typer(
          "[bold]First steps[/]\n\n"
          "  dualml devices                     what this machine can compute on\n\n"
          "  dualml train                       a small GPT learns Python's documentation, in two minutes\n\n"
-         "  dualml sample --prompt 'The '      it writes")
+         "  dualml sample --prompt 'The '      it writes\n\n"
+         "  dualml tune                        it learns to answer, in one or two minutes\n\n"
+         "  dualml chat                        it answers")
 
 
 def _version(asked: bool) -> None:
@@ -36,10 +38,14 @@ def root(version: bool = typer.Option(False, "--version", callback=_version, is_
 
 
 app.command("train", help=train.HELP)(train.train)
+app.command("tune", help=tune.HELP)(tune.tune)
+app.command("chat", help=chat.HELP)(chat.chat)
 app.command("sample", help=sample.HELP)(sample.sample)
 app.command("eval", help=evaluation.HELP)(evaluation.evaluate)
+app.command("attention", help=attention.HELP)(attention.attention)
 app.command("inspect", help=inspection.HELP)(inspection.inspect)
 app.command("devices", help=devices.HELP)(devices.devices)
+app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
 
 

@@ -141,5 +141,5 @@ def _ends(model: Any, tokenizer: Any) -> set[int]:
 def _texts(tokenizer: Any, tokens: Iterator[int]) -> Iterator[str]:
     from ..text import decode_stream
     if hasattr(tokenizer, "decode_bytes"):
-        return decode_stream(tokenizer, tokens, skip_special=True)
+        return decode_stream(tokenizer, tokens, skip_special=True, begin=False)
     return (tokenizer.decode([token]) for token in tokens)

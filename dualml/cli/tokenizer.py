@@ -106,8 +106,11 @@ def decode(ids: Ids = None, tokenizer: Required = Path("tokenizer.json")) -> Non
 
 
 def _load(path: Path) -> Any:
-    from ..text import BPETokenizer
-    return BPETokenizer.load(path)
+    from ..text import WordPieceTokenizer, load_tokenizer_json
+    found = load_tokenizer_json(path)
+    if isinstance(found, WordPieceTokenizer):
+        raise DataError(f"[tokenizer] {path} must be of byte pairs, got WordPiece, whose tokens have no bytes.")
+    return found
 
 
 def _read(text: str | None) -> str:

@@ -22,7 +22,7 @@ from .. import runtime
 from ..errors import CheckpointError, DataError
 from ..nn import Module, init
 from ..safe_files import flush, load_folder, read_json, save_tensors, write_json, writing
-from ..text import BPETokenizer, WordPieceTokenizer
+from ..text import BPETokenizer, SentencePieceTokenizer, WordPieceTokenizer, load_tokenizer_json
 from .bert import Bert, BertConfig
 from .families import Entry, Family, family_for, family_of
 from .hub import download
@@ -74,10 +74,8 @@ def _tokenizer(folder: Path, vocab_size: int) -> Any:
     path = folder / "tokenizer.json"
     if not path.exists():
         return None
-    model = read_json(path).get("model")
-    kind = WordPieceTokenizer if isinstance(model, dict) and model.get("type") == "WordPiece" else BPETokenizer
     try:
-        found = kind.load(path)
+        found = load_tokenizer_json(path)
         if found.vocab_size > vocab_size:
             raise DataError(f"[tokenizer] {path} must have at most {vocab_size} tokens, as the model, got "
                             f"{found.vocab_size}.")
@@ -196,11 +194,11 @@ def save_pretrained(model: Module, folder: str | Path, tokenizer: Any = None, ma
 def _save_tokenizer(tokenizer: Any, path: Path) -> None:
     if isinstance(tokenizer, WordPieceTokenizer):
         write_json(path, tokenizer.to_dict()["tokenizer"])
-    elif isinstance(tokenizer, BPETokenizer):
+    elif isinstance(tokenizer, BPETokenizer | SentencePieceTokenizer):
         tokenizer.save(path)
     else:
-        raise CheckpointError("[save_pretrained] tokenizer must be a BPETokenizer or WordPieceTokenizer, which have a "
-                              f"tokenizer.json, got {type(tokenizer).__name__}.")
+        raise CheckpointError("[save_pretrained] tokenizer must be a BPETokenizer, SentencePieceTokenizer or "
+                              f"WordPieceTokenizer, which have a tokenizer.json, got {type(tokenizer).__name__}.")
 
 
 _REPLACED = ("torch_dtype", "rope_parameters", "auto_map", "_name_or_path", "transformers_version")

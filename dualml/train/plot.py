@@ -1,4 +1,4 @@
-"""The loss curve as a picture. The only file that imports matplotlib, which the extra `plot` installs."""
+"""The loss curve as a picture, by matplotlib, which the extra `plot` installs."""
 
 from __future__ import annotations
 
