@@ -28,7 +28,7 @@ from dualml.models import GPT, GPTConfig
 from dualml.models.chat import Chat, answers
 from dualml.text import CharTokenizer, Tokenizer
 from dualml.text.chat import ASSISTANT, END, USER, with_chat_tokens
-from dualml.train import Trainer, load_for_evaluation, load_for_sampling, recipe, tune
+from dualml.train import Trainer, load_for_evaluation, load_for_sampling, recipe, resume, tune
 from tests.test_chat_data import LETTERS, line, said
 
 TAUGHT = {"Hello!": "Hi.", "How many?": "Two.", "Who?": "A cat.", "What colour?": "Blue.", "Where?": "At home.",
@@ -101,6 +101,8 @@ def test_a_tuned_run_is_a_run(run: Path, tuned: Path) -> None:
     assert tune.newest(run / "runs", tuned=False) == run / "runs" / "base"
     with pytest.raises(DataError, match="already holds a run"):
         tune.prepare(tuned, str(run / "chat.jsonl"), tuned, "cpu")
+    with pytest.raises(CheckpointError, match="was tuned on conversations, and its text would undo that"):
+        resume(tuned, "cpu")
     more = tune.prepare(tuned, str(run / "chat.jsonl"), run / "more", "cpu", epochs=2, held_out=0.3)
     assert (more.trainer.model.config, more.trainer.tokenizer.vocab_size) == (
         tune.grown(trainer.model, 1, len(LETTERS) + 3, 128, 0.0, 0).config, len(LETTERS) + 3)

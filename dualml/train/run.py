@@ -168,6 +168,9 @@ def _restored(folder: Path, backend: str | None, reporter: Reporter, steps: int 
     """A trainer that stands where the newest whole checkpoint was written, and its corpus."""
     path = checkpoints.latest(folder / "checkpoints", reporter.note)
     state = checkpoints.read_state(path)
+    if "chat" in state:
+        raise CheckpointError(f"[resume] {folder} was tuned on conversations, and its text would undo that. Tune it "
+                              "again with dualml tune, or name the run that it began with.")
     with checkpoints.reading(path):
         config = TrainConfig.from_dict(state["config"]).changed(**changes)
         if steps is not None or minutes is not None:
