@@ -13,14 +13,14 @@ mean(g). The same pass adds dy * y' and dy up over the rows that a workgroup has
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..array import Array, run
 from ..errors import ShapeError
-from ..kernel import kernel
+from ..kernel import DeviceInfo, Scalar, kernel
 from .base import BadCase, Case, Gradients, Op
 
 _MAX_CHUNKS = 1024  # workgroups of a backward pass: fills the largest GPU, and leaves few partial sums to add
@@ -122,6 +122,16 @@ def norm_gradients(partial: Any, A: int, B: int) -> Any:
     """The sums over all workgroups of a backward pass: row 0 is the weight's gradient, row 1 the bias's."""
     total = partial.sum(0)
     return total[:A], total[1:1 + B]
+
+
+def one_subgroup(device: DeviceInfo, dims: Mapping[str, Scalar]) -> bool:
+    """On CPU drivers a workgroup is one subgroup, whose sums need no barriers."""
+    return device.software and device.subgroup_size > 0
+
+
+for _kernel, _groups in ((layer_norm_forward, "N"), (layer_norm_backward, "S"), (rms_norm_forward, "N"),
+                         (rms_norm_backward, "S")):
+    _kernel.variant("subgroup", "webgpu", one_subgroup, groups=_groups, block=0)
 
 
 # ---- ops ------------------------------------------------------------------------------------------------------------

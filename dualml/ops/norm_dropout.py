@@ -15,7 +15,7 @@ import numpy as np
 
 from ..kernel import Kernel, kernel
 from .dropout import dropout_forward
-from .norm import layer_norm_backward, layer_norm_forward
+from .norm import layer_norm_backward, layer_norm_forward, one_subgroup
 
 _DROPOUT = "offset:u32 threshold:u32 scale"
 
@@ -39,6 +39,10 @@ def layer_norm_dropout_backward(dout: Any, x: Any, dh: Any, weight: Any, stats: 
     dx, partial = layer_norm_backward.reference(dout, x, dh, weight, mean, rstd, S, P)
     dropped = dropout_forward.reference(dx.reshape(-1), state, **dropout).reshape(dx.shape)
     return np.concatenate([dx, dropped]), partial
+
+
+for _kernel, _groups in ((dropout_layer_norm_forward, "N"), (layer_norm_dropout_backward, "S")):
+    _kernel.variant("subgroup", "webgpu", one_subgroup, groups=_groups, block=0)
 
 
 def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.ndarray, ...], dict[str, Any]]]:

@@ -3,6 +3,9 @@
 {% include "lib/reduce.wgsl" %}
 // A workgroup walks over rows g, g + S, ...; each invocation keeps its columns' sums for weight and bias in registers.
 const COLUMNS = {{ [(C // W + BLOCK - 1) // BLOCK, 1] | max }}u;  // per invocation
+{% if subgroups is defined %}
+fn block_sum2(v: vec2f, t: u32) -> vec2f { return subgroupAdd(v); }
+{% else %}
 var<workgroup> pairs: array<vec2f, BLOCK>;
 
 fn block_sum2(v: vec2f, t: u32) -> vec2f {
@@ -16,6 +19,7 @@ fn block_sum2(v: vec2f, t: u32) -> vec2f {
     workgroupBarrier();  // before pairs is used again
     return total;
 }
+{% endif %}
 
 {% endmacro %}
 

@@ -1,0 +1,2 @@
+{% set subgroups = true %}
+{% include "dropout_layer_norm_forward.wgsl" %}

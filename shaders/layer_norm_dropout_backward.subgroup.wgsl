@@ -1,0 +1,2 @@
+{% set subgroups = true %}
+{% include "layer_norm_dropout_backward.wgsl" %}

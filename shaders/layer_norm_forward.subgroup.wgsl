@@ -1,0 +1,2 @@
+{% set subgroups = true %}
+{% include "layer_norm_forward.wgsl" %}

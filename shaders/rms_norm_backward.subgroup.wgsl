@@ -1,0 +1,2 @@
+{% set subgroups = true %}
+{% include "rms_norm_backward.wgsl" %}
