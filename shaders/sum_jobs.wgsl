@@ -23,14 +23,14 @@ fn sum_jobs(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec
     let end = begin + least + select(0u, 1u, s < more);
     var acc = vec4f(0.0);
     if (column < width) {
-        let base = jobs[at + 2u] + column;
         let stride = jobs[at + 5u];
-        let step = BLOCK / lanes;
-        let start = begin + t / lanes;
+        let first = jobs[at + 2u] + column + (begin + t / lanes) * stride;
+        let stop = jobs[at + 2u] + column + end * stride;
+        let step = BLOCK / lanes * stride;
         switch source {  // around the loop: CPU drivers pay for a branch as for ten additions
 {% for k in range(6) %}
             {{ "case %du" % k if k < 5 else "default" }}: {
-                for (var r = start; r < end; r += step) { acc += vec4f(x{{ k }}[base + r * stride]); }
+                for (var i = first; i < stop; i += step) { acc += vec4f(x{{ k }}[i]); }
             }
 {% endfor %}
         }
