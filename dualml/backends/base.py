@@ -63,6 +63,10 @@ class Frozen:
         self.released = released
 
 
+Copies = Sequence[tuple[Binding, Binding]]  # sources and targets
+Replay = Callable[[Copies], None]
+
+
 class Backend(ABC):
     """Offsets and sizes are in bytes. All work is in order: a read sees every launch before it."""
 
@@ -109,17 +113,20 @@ class Backend(ABC):
     def launch(self, program: Any, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
         """Enqueues one kernel. `bindings` are in the kernel's argument order."""
 
-    def freeze(self, launches: Sequence[Frozen]) -> Callable[[], None]:
-        """A function that enqueues the launches, in order, each time it is called."""
-        def replay() -> None:
+    def freeze(self, launches: Sequence[Frozen]) -> Replay:
+        """A function that enqueues the launches, in order, each time it is called, and then the copies it is given."""
+        def replay(copies: Copies = ()) -> None:
             for one in launches:
                 if one.program is None:
-                    self._copy_bound(*one.bindings)
+                    self.copy_bound(*one.bindings)
                 else:
                     self.launch(one.program, one.bindings, one.params, one.groups)
+            for pair in copies:
+                self.copy_bound(*pair)
         return replay
 
-    def _copy_bound(self, source: Binding, target: Binding) -> None:
+    def copy_bound(self, source: Binding, target: Binding) -> None:
+        """A copy of the target's size."""
         self.copy(source.buffer, source.offset, target.buffer, target.offset, target.nbytes)
 
     @abstractmethod

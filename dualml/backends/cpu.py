@@ -15,7 +15,7 @@ from .. import dtypes
 from ..dtypes import DType
 from ..errors import OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
-from .base import Backend, Binding, Buffer, Frozen
+from .base import Backend, Binding, Buffer, Copies, Frozen, Replay
 from .blas import Threads
 from .malloc import keep_freed_memory
 
@@ -93,15 +93,17 @@ class CpuBackend(Backend):
         self.threads.refresh()
         program(self, bindings, params)
 
-    def freeze(self, launches: Sequence[Frozen]) -> Callable[[], None]:
-        def replay() -> None:
+    def freeze(self, launches: Sequence[Frozen]) -> Replay:
+        def replay(copies: Copies = ()) -> None:
             for one in launches:
                 if one.program is None:
-                    self._copy_bound(*one.bindings)
+                    self.copy_bound(*one.bindings)
                 else:
                     self.launch(one.program, one.bindings, one.params, one.groups)
                 for buffer in one.released:
                     buffer.handle.array = None
+            for pair in copies:
+                self.copy_bound(*pair)
         return replay
 
     def synchronize(self) -> None:

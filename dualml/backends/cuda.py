@@ -18,7 +18,7 @@ import tempfile
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from .. import dtypes
 from ..config import config
 from ..errors import BackendError, DeviceLostError, KernelError, OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
-from .base import Backend, Binding, Buffer, Frozen
+from .base import Backend, Binding, Buffer, Copies, Frozen, Replay
 from .cublas import Cublas, Matmul
 from .cuda_graph import Clock, Graph
 from .sources import cuda_source, folder
@@ -311,22 +311,23 @@ class CudaBackend(Backend):
             except RuntimeError as error:
                 raise _translate(error) from error
 
-    def freeze(self, launches: Sequence[Frozen]) -> Callable[[], None]:
+    def freeze(self, launches: Sequence[Frozen]) -> Replay:
         """One CUDA graph of all launches."""
-        if not launches:
-            return lambda: None
         try:
             with self._lock:
-                graph = Graph(self, launches)
+                graph = Graph(self, launches) if launches else None
         except RuntimeError as error:
             found = _translate(error)
             raise type(found)(f"[cuda] {len(launches)} launches could not be recorded as a CUDA graph: {found} Run "
                               "the step without dm.capture, and tell us what it does.") from error
 
-        def replay() -> None:
+        def replay(copies: Copies = ()) -> None:
             try:
                 with self._lock:
-                    graph()
+                    if graph is not None:
+                        graph()
+                    for pair in copies:
+                        self.enqueue_copy(*pair)
             except RuntimeError as error:
                 raise _translate(error) from error
         return replay

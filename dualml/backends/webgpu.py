@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,10 @@ from .. import dtypes
 from ..config import config
 from ..errors import BackendError, DeviceLostError, KernelError, LimitError, OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
-from .base import Backend, Binding, Buffer, Frozen
+from .base import Backend, Binding, Buffer, Copies, Frozen, Replay
 from .sources import wgsl_source
 from .webgpu_clock import Clock
-from .webgpu_replay import SLOT, Replay
+from .webgpu_replay import SLOT, Encoded
 
 # The browser's default limits: what runs here runs there (WebGPU specification, section 3.6.2).
 BROWSER_LIMITS = {
@@ -252,13 +252,13 @@ class WebGpuBackend(Backend):
         entries.append({"binding": len(bindings), "resource": {"buffer": uniforms, "offset": 0, "size": SLOT}})
         return self._guard(self.gpu.create_bind_group, layout=program.layout, entries=entries)
 
-    def freeze(self, launches: Sequence[Frozen]) -> Callable[[], None]:
-        frozen = self._guard(Replay, self, launches, _wgpu().BufferUsage.UNIFORM)
+    def freeze(self, launches: Sequence[Frozen]) -> Replay:
+        frozen = self._guard(Encoded, self, launches, _wgpu().BufferUsage.UNIFORM)
 
-        def replay() -> None:
+        def replay(copies: Copies = ()) -> None:
             with self._lock:
                 self._flush()
-                self._guard(frozen)
+                self._guard(frozen, copies)
                 self.submits += 1
         return replay
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .base import Frozen
+from .base import Binding, Copies, Frozen
 
 if TYPE_CHECKING:
     from .webgpu import WebGpuBackend
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SLOT = 256  # bytes of a launch's parameters, the alignment of dynamic offsets
 
 
-class Replay:
+class Encoded:
     """Encodes and submits the launches each time it is called. Copies between buffers end one pass and begin another.
     """
 
@@ -42,16 +42,21 @@ class Replay:
             assert isinstance(dispatches, list)
             dispatches.append((one.program.pipeline._internal, group._internal, offsets, *backend.folded(one.groups)))
 
-    def __call__(self) -> None:
+    def __call__(self, copies: Copies) -> None:
         encoder = self.backend.gpu.create_command_encoder()
         for part in self._passes:
             if isinstance(part, Frozen):
-                source, target = part.bindings
-                encoder.copy_buffer_to_buffer(source.buffer.handle, source.offset, target.buffer.handle, target.offset,
-                                              -(-target.nbytes // 4) * 4)
+                self._copy(encoder, *part.bindings)
             else:
                 self._encode(encoder, part)
+        for pair in copies:
+            self._copy(encoder, *pair)
         self.backend.gpu.queue.submit([encoder.finish()])
+
+    @staticmethod
+    def _copy(encoder: Any, source: Binding, target: Binding) -> None:
+        encoder.copy_buffer_to_buffer(source.buffer.handle, source.offset, target.buffer.handle, target.offset,
+                                      -(-target.nbytes // 4) * 4)
 
     def _encode(self, encoder: Any, dispatches: list[tuple[Any, ...]]) -> None:
         set_pipeline, set_bind_group, dispatch = self._calls

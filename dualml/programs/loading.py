@@ -45,7 +45,7 @@ class LoadedProgram:
     in it: set "lr" there between calls."""
 
     def __init__(self, program: Program, returns: Any, updates: list[Update]) -> None:
-        self.program, self._kept = program, Kept(program, returns, program.outputs)
+        self.program, self._kept = program, Kept(program, returns)
         self.optimizers = [update.settings for update in updates]
 
     def __call__(self, *given: Tensor | np.ndarray) -> Any:

@@ -18,6 +18,7 @@ from .fuse import fused
 from .plan import Temporary, find_temporaries, pack
 from .recording import Item, Place, Recording
 
+_LEAST = 16  # bytes that WebGPU binds of a result without elements, which must not lie in another one
 _SLAB_LIMIT = 256 << 20  # bytes; WebGPU's default for one buffer
 
 
@@ -59,7 +60,7 @@ class Program:
     def _find_temporaries(self) -> list[Temporary]:
         sizes: dict[int, int] = {}
         for place in (p for item in self.items for p in item.places if p.number not in self._buffers):
-            sizes[place.number] = max(sizes.get(place.number, 0), place.offset + place.nbytes)
+            sizes[place.number] = max(sizes.get(place.number, _LEAST), place.offset + place.nbytes)
         return find_temporaries(self.items, sizes)
 
     def _allocate(self) -> int:
@@ -104,8 +105,13 @@ class Program:
 
     # ---- replay ----
 
-    def replay(self, arguments: Sequence[Any]) -> None:
-        """Runs the step again. Arguments are Arrays or NumPy arrays of the recorded shapes and dtypes."""
+    def replay(self, arguments: Sequence[Any], results: Sequence[Array] = ()) -> None:
+        """Runs the step again.
+
+        Args:
+            arguments: Arrays or NumPy arrays of the recorded shapes and dtypes.
+            results: Arrays that `outputs` are copied to.
+        """
         generator = self.generator
         generator.rebase()
         if self.random is not None and generator.state(self.backend) is not self.random:  # seeded anew since
@@ -117,10 +123,14 @@ class Program:
                 own.write(given)
         for action in self.actions:
             action()
+        copies = [(own.binding(), result.binding()) for own, result in zip(self.outputs, results, strict=False)
+                  if own.nbytes]
         if runtime.hooks:  # profiles, traces and checks see launches one by one
             self._through_the_door()
+            for pair in copies:
+                self.backend.copy_bound(*pair)
         else:
-            self._replay()
+            self._replay(copies)
         generator.offset += self.words
         for buffer in self._written:
             buffer.version += 1
@@ -128,8 +138,7 @@ class Program:
     def _through_the_door(self) -> None:
         for item, one in zip(self.items, self._frozen, strict=True):
             if item.spec is None:
-                source, target = one.bindings
-                self.backend.copy(source.buffer, source.offset, target.buffer, target.offset, target.nbytes)
+                self.backend.copy_bound(*one.bindings)
             else:
                 runtime.launch(runtime.Launch(self.backend, item.spec, one.program, one.bindings, one.params,
                                               one.groups, item.dims))

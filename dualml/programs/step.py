@@ -9,7 +9,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 import numpy as np
 
 from .. import runtime
-from ..array import Array
+from ..array import empty
 from ..backends.base import Backend
 from ..creation import check_range, tensor
 from ..errors import CaptureError
@@ -83,12 +83,13 @@ class Leaf:
 class Kept:
     """A program with the shape of what the step returns."""
 
-    def __init__(self, program: Program, structure: Any, outputs: list[Array]) -> None:
-        self.program, self.structure, self.outputs = program, structure, outputs
+    def __init__(self, program: Program, structure: Any) -> None:
+        self.program, self.structure = program, structure
 
     def __call__(self, arguments: list[Any]) -> Any:
-        self.program.replay(arguments)
-        return copied(self.structure, [Tensor(a) for a in self.outputs])
+        results = [empty(a.shape, a.dtype, a.backend) for a in self.program.outputs]
+        self.program.replay(arguments, results)
+        return _rebuild(self.structure, [Tensor(a) for a in results])
 
 
 class Captured(Generic[P, R]):
@@ -148,7 +149,7 @@ class Captured(Generic[P, R]):
             arrays = [program.array(recording.number(t._array.buffer), t.shape, t.dtype, t._array.offset)
                       for t in outputs]
             program.outputs, program.structure = arrays, shape
-            self._kept.setdefault(key, []).append(Kept(program, shape, arrays))
+            self._kept.setdefault(key, []).append(Kept(program, shape))
             del self._recordings[key]
             backend.trim()  # the temporaries of the recorded calls
         else:
