@@ -150,6 +150,6 @@ def test_tokenizers_that_do_not_fit(minilm: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=message):
             from_pretrained(minilm)
     model = from_pretrained(minilm, tokenizer=False)[0]
-    with pytest.raises(CheckpointError, match="tokenizer must be a BPETokenizer or WordPieceTokenizer"):
+    with pytest.raises(CheckpointError, match="tokenizer must be a BPETokenizer, SentencePieceTokenizer or Wor"):
         save_pretrained(model, tmp_path / "saved", CharTokenizer("abc"))
     assert not (tmp_path / "saved").exists()

@@ -16,12 +16,11 @@ import numpy as np
 from ..errors import DataError
 from .added import AddedSplitter, AddedToken, choose
 from .chunks import BLOCK, chunks, cuts
-from .merges import as_merger
+from .merges import CACHE_WORD, WordCache, as_merger, pack
 from .patterns import BYTE_TO_CHAR, PATTERNS, unprintable
 from .pretokenize import PreTokenizer, describe
-from .tokenizer import register_tokenizer
+from .tokenizer import checked_ids, checked_text, register_tokenizer
 
-CACHED, CACHE_WORD = 1 << 20, 64  # most words that are remembered, and the longest in bytes
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|im_end|>", "</s>", "<eos>")
 
 
@@ -53,7 +52,7 @@ class BPETokenizer:
         self._merger = as_merger(self.vocab, self.merges)
         self._whole = {self._bytes[i]: chr(i) for t, i in self.vocab.items()} if ignore_merges else {}
         self._first = {b: chr(self.vocab[c]) for b, c in enumerate(BYTE_TO_CHAR) if c in self.vocab}
-        self._words, self._chunks = _Cache(self._encode_word), _Cache(self._encode_chunk)
+        self._words, self._chunks = WordCache(self._encode_word), WordCache(self._encode_chunk)
         self._splitters: dict[tuple[AddedToken, ...], AddedSplitter] = {}
 
     @classmethod
@@ -104,11 +103,7 @@ class BPETokenizer:
             allowed_special: which special tokens the text may contain: "all", "none" (for text of strangers) or names.
             add_special: put the tokens around it that the file's post-processor names, such as Llama's first token.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"[encode] text must be Unicode, got the lone surrogate {text[error.start]!r} at position "
-                            f"{error.start}. Use encode_bytes for what is no text.") from None
+        checked_text(text, " Use encode_bytes for what is no text.")
         return self._encode(text, allowed_special, add_special)
 
     def encode_bytes(self, data: bytes) -> np.ndarray:
@@ -121,11 +116,7 @@ class BPETokenizer:
 
     def decode_bytes(self, tokens: Iterable[int], skip_special: bool = False) -> bytes:
         """Bytes of tokens. Raises DataError for an id outside the vocabulary."""
-        ids = np.asarray(tokens if isinstance(tokens, np.ndarray) else list(tokens))
-        if ids.size and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= self.vocab_size):
-            raise DataError(f"[decode] tokens must be whole numbers in [0, {self.vocab_size - 1}], got {ids.min()} to "
-                            f"{ids.max()}. Is it another tokenizer's text?")
-        listed = ids.ravel().tolist()
+        listed = checked_ids(tokens, self.vocab_size)
         if skip_special:
             listed = [token for token in listed if token not in self._special]
         return b"".join(map(self._bytes.__getitem__, listed))
@@ -141,8 +132,8 @@ class BPETokenizer:
 
     def save(self, path: str | Path) -> None:
         """Writes a tokenizer.json, which Hugging Face's tokenizers loads too."""
-        from .tokenizer_json import write
-        write(self, Path(path))
+        from .tokenizer_json import to_json, write
+        write(to_json(self), Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> BPETokenizer:
@@ -177,12 +168,12 @@ class BPETokenizer:
         packed: list[bytes] = []
         for piece, token in self._split(raw, text):
             if token is not None:
-                packed.append(_pack(chr(token.id)))
+                packed.append(pack(chr(token.id)))
                 continue
             if self.normalizer:
                 piece = unicodedata.normalize("NFC", piece)
             for plain, inner in self._split(late, piece):
-                packed += [_pack(chr(inner.id))] if inner is not None else self._encode_plain(plain)
+                packed += [pack(chr(inner.id))] if inner is not None else self._encode_plain(plain)
         tokens = np.frombuffer(b"".join(packed), "<i4").astype(np.int32)
         return np.concatenate([self._around[0], tokens, self._around[1]]) if add_special else tokens
 
@@ -215,35 +206,12 @@ class BPETokenizer:
     def _encode_word(self, word: str) -> bytes:
         data = word.encode("utf-8", "surrogateescape")
         if data in self._whole:
-            return _pack(self._whole[data])
+            return pack(self._whole[data])
         try:
-            return _pack(self._merger("".join(map(self._first.__getitem__, data))))
+            return pack(self._merger("".join(map(self._first.__getitem__, data))))
         except KeyError as error:
             raise DataError(f"[encode] text must consist of bytes in the vocabulary, got byte {error.args[0]} in "
                             f"{word[:40]!r}. The tokenizer was trained without it.") from None
-
-
-class _Cache(dict[Any, bytes]):
-    """What a function gave for each word, so that C code alone finds it again."""
-
-    def __init__(self, make: Any) -> None:
-        self._make = make
-
-    def __missing__(self, word: Any) -> bytes:
-        made: bytes = self._make(word)
-        if len(word) <= CACHE_WORD and len(self) < 2 * CACHED:
-            self[word] = made
-        return made
-
-    def trim(self) -> None:
-        """Starts anew when it is full, between texts."""
-        if len(self) > CACHED:
-            self.clear()
-
-
-def _pack(word: str) -> bytes:
-    """Characters as int32, little-endian."""
-    return word.encode("utf-32-le", "surrogatepass")
 
 
 def _token_bytes(vocab: Mapping[str, int], added: Iterable[AddedToken]) -> list[bytes]:

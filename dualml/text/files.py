@@ -9,8 +9,10 @@ from typing import Any
 from ..errors import DataError
 from .bpe import END_OF_TEXT, BPETokenizer
 from .char import CharTokenizer
+from .sentencepiece import SentencePieceTokenizer, is_sentencepiece
 from .tokenizer import Tokenizer, load_tokenizer
 from .tokenizer_json import from_json, read
+from .wordpiece import WordPieceTokenizer
 
 Progress = Callable[[int, int], None]  # merges done, merges in all
 
@@ -56,6 +58,9 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """
     content: Any = read(path)
     if not isinstance(content, dict) or content.get("kind") != "char":
+        if is_sentencepiece(content):
+            raise DataError(f"[tokenizer] {path} must be of byte-level BPE for data and training, got one of the "
+                            "SentencePiece kind, which only comes with a loaded model.")
         return from_json(content)
     added = content.get("added", [])
     if not isinstance(content.get("characters"), str) or not isinstance(added, list) \
@@ -63,6 +68,19 @@ def read_tokenizer(path: Path) -> Tokenizer:
         raise DataError(f"[tokenizer] characters in {path} must be a text, and added a list of texts, got "
                         f"{str(content.get('characters'))[:40]!r} and {str(added)[:40]!r}.")
     return load_tokenizer(content)
+
+
+def load_tokenizer_json(path: str | Path) -> BPETokenizer | SentencePieceTokenizer | WordPieceTokenizer:
+    """The tokenizer of Hugging Face's tokenizer.json, of the kind that the file says.
+
+    Raises:
+        DataError: the file is missing, damaged, or of a kind that is not supported.
+    """
+    content: Any = read(Path(path))
+    model = content.get("model") if isinstance(content, dict) else None
+    if isinstance(model, dict) and model.get("type") == "WordPiece":
+        return WordPieceTokenizer(content)
+    return SentencePieceTokenizer(content) if is_sentencepiece(content) else from_json(content)
 
 
 def end_of_text(tokenizer: Tokenizer) -> int | None:

@@ -1,11 +1,13 @@
-"""The merging of byte pairs. A word is a string with one character, chr(id), per token: a merge is str.replace."""
+"""The merging of pairs. A word is a string with one character, chr(id), per token: a merge is str.replace."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 LONG = 48  # tokens of a word from which a heap is faster than looking at all pairs each time
+CACHED, CACHE_WORD = 1 << 20, 64  # most words that are remembered, and the longest in characters
 
 
 class Merger:
@@ -19,7 +21,7 @@ class Merger:
         self._rank: dict[str, int] = {}
         self._merged = [chr(merged) for _, _, merged in merges]
         for rank, (left, right, _) in enumerate(merges):
-            self._rank.setdefault(chr(left) + chr(right), rank)
+            self._rank[chr(left) + chr(right)] = rank  # of a pair that is there twice, the last counts
         self._ordered = _ordered(merges)
 
     def __call__(self, word: str) -> str:
@@ -72,3 +74,26 @@ def _ordered(merges: Sequence[tuple[int, int, int]]) -> bool:
 def as_merger(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Merger:
     """A merger from the spelled pairs of a file, of which all are in the vocabulary."""
     return Merger([(vocab[a], vocab[b], vocab[a + b]) for a, b in merges])
+
+
+class WordCache(dict[Any, bytes]):
+    """What a function gave for each word, so that C code alone finds it again."""
+
+    def __init__(self, make: Callable[[Any], bytes]) -> None:
+        self._make = make
+
+    def __missing__(self, word: Any) -> bytes:
+        made = self._make(word)
+        if len(word) <= CACHE_WORD and len(self) < 2 * CACHED:
+            self[word] = made
+        return made
+
+    def trim(self) -> None:
+        """Starts anew when it is full, between texts."""
+        if len(self) > CACHED:
+            self.clear()
+
+
+def pack(word: str) -> bytes:
+    """Characters as int32, little-endian."""
+    return word.encode("utf-32-le", "surrogatepass")

@@ -24,6 +24,26 @@ class Tokenizer(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
+def checked_text(text: str, fix: str = "") -> str:
+    """The text. Raises DataError for a lone surrogate, which has no bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"[encode] text must be Unicode, got the lone surrogate {text[error.start]!r} at position "
+                        f"{error.start}.{fix}") from None
+    return text
+
+
+def checked_ids(tokens: Iterable[int], vocab_size: int) -> list[int]:
+    """The tokens as a list. Raises DataError for an id outside the vocabulary."""
+    ids = np.asarray(tokens if isinstance(tokens, np.ndarray) else list(tokens))
+    if ids.size and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= vocab_size):
+        raise DataError(f"[decode] tokens must be whole numbers in [0, {vocab_size - 1}], got {ids.min()} to "
+                        f"{ids.max()}. Is it another tokenizer's text?")
+    listed: list[int] = ids.ravel().tolist()
+    return listed
+
+
 _KINDS: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {}
 
 

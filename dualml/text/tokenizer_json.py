@@ -33,10 +33,10 @@ def read(path: Path) -> Any:
         raise DataError(f"[tokenizer] {path} must be JSON, got {type(error).__name__}: {error}.") from None
 
 
-def write(tokenizer: Any, path: Path) -> None:
-    """Writes to_json(tokenizer) under a temporary name, then renames. Half a surrogate pair, which has no UTF-8, is
+def write(content: Any, path: Path) -> None:
+    """Writes a file's content under a temporary name, then renames. Half a surrogate pair, which has no UTF-8, is
     written as JSON's escape of it."""
-    text = json.dumps(to_json(tokenizer), ensure_ascii=False, indent=1)
+    text = json.dumps(content, ensure_ascii=False, indent=1)
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -61,20 +61,25 @@ def to_json(tokenizer: BPETokenizer) -> dict[str, Any]:
 
 def from_json(content: Any) -> BPETokenizer:
     """The tokenizer of a file's content. Raises DataError that names what is damaged or not supported."""
-    model = _object(_object(content, "a tokenizer.json").get("model"), "model")
+    model = as_object(as_object(content, "a tokenizer.json").get("model"), "model")
     if model.get("type", "BPE") != "BPE":
-        raise DataError(f"[tokenizer] model must be BPE, got {str(model['type'])[:80]!r}. A WordPiece file is "
-                        "loaded by WordPieceTokenizer.")
+        raise unsupported(model["type"])
     for name in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
         if model.get(name) and not (name == "unk_token" and isinstance(model[name], str)):
-            raise DataError(f"[tokenizer] {name} of the model must be empty, got {model[name]!r}. Only byte-level BPE "
-                            "is supported.")
-    vocab = _vocab(model.get("vocab"))
-    merges = _merges(model.get("merges"), vocab)
+            raise DataError(f"[tokenizer] {name} of the model must be empty, got {str(model[name])[:80]!r}. "
+                            "BPETokenizer has byte-level BPE; byte_fallback is SentencePieceTokenizer's.")
+    vocab = read_vocab(model.get("vocab"))
+    merges = read_merges(model.get("merges"), vocab)
     added = added_tokens(content.get("added_tokens"), vocab)
     post = content.get("post_processor")
     return BPETokenizer(vocab, merges, content.get("pre_tokenizer"), added, normalizer=_normalizer(content),
                         ignore_merges=flag(model, "ignore_merges", False), around=around(post), post_processor=post)
+
+
+def unsupported(kind: Any) -> DataError:
+    """The error for a model that is not BPE."""
+    return DataError(f"[tokenizer] model must be BPE, got {str(kind)[:80]!r}. A WordPiece file is loaded by "
+                     "WordPieceTokenizer; model.type Unigram (T5, ALBERT, XLM-R) and WordLevel are not supported.")
 
 
 def added_tokens(listed: Any, vocab: dict[str, int]) -> list[AddedToken]:
@@ -97,7 +102,7 @@ def around(post: Any, depth: int = 0) -> tuple[list[int], list[int]]:
     """The ids that a post-processor puts before and after one text."""
     if post is None:
         return [], []
-    kind = _object(post, "post_processor").get("type")
+    kind = as_object(post, "post_processor").get("type")
     if kind == "ByteLevel":
         return [], []
     if kind in ("RobertaProcessing", "BertProcessing"):
@@ -140,19 +145,19 @@ def _id(value: Any) -> int:
     return value
 
 
-def _object(value: Any, name: str) -> dict[str, Any]:
+def as_object(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"[tokenizer] {name} must be an object, got {type(value).__name__}. The file is damaged.")
     return value
 
 
-def _vocab(vocab: Any) -> dict[str, int]:
-    for number in _object(vocab, "vocab").values():
+def read_vocab(vocab: Any) -> dict[str, int]:
+    for number in as_object(vocab, "vocab").values():
         _id(number)
     return dict(vocab)
 
 
-def _merges(merges: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:
+def read_merges(merges: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:
     """Pairs from "a b" or ["a", "b"]."""
     if not isinstance(merges, list):
         raise DataError(f"[tokenizer] merges must be a list, got {type(merges).__name__}. The file is damaged.")
@@ -173,7 +178,7 @@ def _normalizer(content: dict[str, Any]) -> str | None:
     found = content.get("normalizer")
     if found is None or found == {"type": "Sequence", "normalizers": []}:
         return None
-    kind = _object(found, "normalizer").get("type")
+    kind = as_object(found, "normalizer").get("type")
     if kind != "NFC":
         raise DataError(f"[tokenizer] normalizer {str(kind)[:80]!r} is not supported. Supported: NFC or none.")
     return "NFC"
