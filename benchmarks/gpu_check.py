@@ -91,6 +91,9 @@ def plan(usable: dict[str, str], options: argparse.Namespace) -> list[Step]:
                                                "--config", size, "--json", str(out / f"captured_{name}_{size}.json")])
               for name in modes for size in ("small", "12m")]  # the same bits as eager, which is a check too
     if options.benchmarks:
+        if "cuda" in modes:  # only its attention has tensor cores; beside PyTorch's where that is installed
+            steps.append(Step("attention cuda", [python, str(ROOT / "benchmarks" / "attention.py"), "--json",
+                                                 str(out / "attention_cuda.json")]))
         for name in modes:
             for script, flags in (("matmul", ["--backend", name]),
                                   ("train_step", ["--config", "both", "--backends", name])):

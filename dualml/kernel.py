@@ -20,7 +20,7 @@ a comma ("Q, S") each set is judged for itself, `vectors` tells the template whi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import CodeType
@@ -75,6 +75,7 @@ class Variant:
     groups: CodeType
     block: int
     constants: tuple[tuple[str, Scalar], ...]
+    dtypes: frozenset[DType] = frozenset()  # of all type letters; empty: any
 
 
 @dataclass(frozen=True)
@@ -220,12 +221,13 @@ class Kernel:
         return max(1, int(eval(code, _HELPERS, {**dims, "BLOCK": block, "W": width})))
 
     def variant(self, name: str, backend: str, when: Callable[[DeviceInfo, Mapping[str, Scalar]], bool], *,
-                groups: str, block: int, constants: Mapping[str, Scalar] | None = None) -> None:
+                groups: str, block: int, constants: Mapping[str, Scalar] | None = None,
+                dtypes: Sequence[DType] = ()) -> None:
         """Declares `<kernel>.<name>` as the source used on `backend` where `when(device, dims)` holds; the first match
         wins. A block of 0 is one subgroup. `constants` are u32 in the source and in `groups`; one source may serve
-        several variants."""
+        several variants. `dtypes`, where given, are those that the type letters may stand for."""
         self.variants.append(Variant(name, backend, when, compile(groups, f"<{self.name}.{name}>", "eval"), block,
-                                     tuple((constants or {}).items())))
+                                     tuple((constants or {}).items()), frozenset(dtypes)))
 
     def __call__(self, *arrays: Any, **scalars: Any) -> Any:
         return self.reference(*arrays, **scalars)

@@ -182,8 +182,8 @@ def replayed(action: Callable[[], None]) -> None:
 
 
 def relied(key: Hashable, read: Callable[[], T]) -> T:
-    """What `read` gives, such as a module's mode. A captured step is replayed only as long as that stays the same; `key`
-    says whose it is, so that it is noted once."""
+    """What `read` gives, such as a module's mode. A captured step is replayed only as long as that stays the same;
+    `key` says whose it is, so that it is noted once."""
     value, seen = read(), _recorder.get()
     if seen is not None:
         seen.relied(key, read, value)

@@ -8,7 +8,6 @@ import sys
 from typing import Any
 from unittest import mock
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -194,49 +193,6 @@ def test_integer_intrinsics() -> None:
         out = launch(f"KERNEL {{ const u32 t = threadIdx.x, a = x[t], b = y[t]; out[t] = {call}; }}", x, y,
                      signature="x:u32[N] y:u32[N] -> out:u32[N]")
         assert out.tolist() == np.asarray(expected).tolist(), call
-
-
-@pytest.mark.parametrize("name", ["__half", "__nv_bfloat16"])
-def test_tensor_core_product(name: str) -> None:
-    rng = np.random.default_rng(1)
-    host = np.float16 if name == "__half" else ml_dtypes.bfloat16
-    a, b = rng.standard_normal((16, 16)).astype(host), rng.standard_normal((16, 8)).astype(host)
-    body = """
-KERNEL {  // a in registers through ldmatrix, b transposed on the way
-    __shared__ __align__(16) T s[16 * 16 + 16 * 8];
-    const u32 t = threadIdx.x, g = t / 4, c = t % 4 * 2;
-    for (u32 i = t; i < 256; i += 32) s[i] = T(a[i]);
-    for (u32 i = t; i < 128; i += 32) s[256 + i] = T(b[i]);
-    __syncwarp();
-    unsigned fa[4], fb[4];
-    cuda_cpu::ldmatrix_x4(fa, &s[t % 16 * 16 + t / 16 * 8], false);
-    cuda_cpu::ldmatrix_x4(fb, &s[256 + t % 16 * 8], true);
-    float d[4] = {1.f, 1.f, 1.f, 1.f};
-    cuda_cpu::mma_m16n8k16<T>(d, {fa[0], fa[1], fa[2], fa[3]}, {fb[0], fb[1]});
-    for (u32 i = 0; i < 4; i++) out[(g + i / 2 * 8) * 8 + c + i % 2] = d[i];
-}"""
-    out = launch(f"using T = {name};" + body, a.astype(np.float32), b.astype(np.float32), groups="1", block=32,
-                 signature="a[M,K] b[K,N] -> out[M,N]", orders=(0, 1, 4))
-    np.testing.assert_allclose(out, 1 + a.astype(np.float64) @ b.astype(np.float64), rtol=0, atol=3e-6)
-
-
-def test_asynchronous_copies_come_when_waited_for() -> None:
-    body = """
-KERNEL {
-    __shared__ __align__(16) float s[2 * BLOCK];
-    const u32 t = threadIdx.x;
-    for (u32 half = 0; half < 2; half++) {
-        cuda_cpu::copy_async(&s[half * BLOCK + t], &x[half * BLOCK + t], 4, half && t == 9 ? 0 : 4);
-        cuda_cpu::commit_copies();
-    }
-    cuda_cpu::copy_wait(%d);
-    out[t] = s[t]; out[BLOCK + t] = s[BLOCK + t];
-}"""
-    x = floats(128)
-    early, late = launch(body % 1, x, **ONE_BLOCK), launch(body % 0, x, **ONE_BLOCK)
-    assert np.array_equal(early[:64], x[:64])
-    assert np.isnan(early[64:]).all()
-    assert np.array_equal(late, np.where(np.arange(128) == 73, 0, x))
 
 
 # ---- compiling ----------------------------------------------------------------------------------------------------

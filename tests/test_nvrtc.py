@@ -26,14 +26,13 @@ from dualml.dtypes import as_dtype
 from dualml.errors import BackendError
 from dualml.kernel import DeviceInfo, Spec
 from dualml.ops import load_all
-from dualml.ops.base import OPS
+from dualml.ops.base import OPS, Case
 from tests.parity.modes import REQUIRED
-from tests.parity.outcomes import cases_of, kernel_cases, run_kernel, run_op
+from tests.parity.outcomes import cases_of, kernel_cases, of_16_bits, run_kernel, run_op
 
 load_all()
 ARCHES = (80, 90)
 MAX_DYNAMIC_SHARED = {80: 163 << 10, 90: 227 << 10}  # CUDA programming guide, table of technical specifications
-FEW = 3  # cases in the 16-bit dtypes: these change loads and stores, not the arithmetic
 _UNUSED_ALLOWED = "--diag-suppress=177"  # a template may name more than each of its expressions uses
 _FUNCTION = re.compile(r"Function properties for (\w+)\n.*?(\d+) bytes spill stores, (\d+) bytes spill loads")
 
@@ -160,9 +159,10 @@ def check(device: Recorder) -> None:
 def test_op(name: str, arch: int) -> None:
     device = Recorder(arch)
     for dtype in ("float32", "float16", "bfloat16"):
-        cases = [c for c in cases_of(name) if dtype in c.dtypes]
-        for case in cases if dtype == "float32" else cases[:FEW]:
-            run_op(OPS[name], case, as_dtype(dtype), device)
+        cases = cases_of(name)
+        taking = [i for i, c in enumerate(cases) if dtype in c.dtypes]
+        for index in taking if dtype == "float32" else of_16_bits(cases, dtype):
+            run_op(OPS[name], cases[index], as_dtype(dtype), device)
     check(device)
 
 
@@ -173,6 +173,17 @@ def test_kernel(name: str, arch: int) -> None:
     for dtype in ("float32", "float16", "bfloat16"):
         for case in kernel_cases()[name]:
             run_kernel(case, as_dtype(dtype), device)
+    check(device)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("size", [32, 64, 96, 128])
+def test_each_head_size_on_tensor_cores(size: int, arch: int) -> None:
+    """Registers are scarce there, and a smaller head need not need fewer."""
+    device = Recorder(arch)
+    run_op(OPS["attention_qkv"], Case("case", (np.zeros((1, 2, 3 * size)),), {"heads": 1}), dtypes.bfloat16, device)
+    assert [s.stem for s in device.specs] == ["attention_forward.mma", "attention_backward_delta",
+                                              "attention_backward.mma"]
     check(device)
 
 

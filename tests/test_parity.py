@@ -19,6 +19,7 @@ from tests.parity.outcomes import (
     Outcome,
     cases_of,
     kernel_cases,
+    of_16_bits,
     references,
     rng_of,
     run_kernel,
@@ -28,7 +29,6 @@ from tests.parity.report import Result
 from tests.parity.rules import error_ratio
 
 CHECKED_DIRECTLY = sorted(kernel_cases())
-CASES_OF_16_BITS = 3  # on devices that compile for seconds: the dtype changes loads and stores, not the arithmetic
 
 
 def _each(names: Iterable[str], modes: tuple[Mode, ...] = TESTED, dtypes_too: bool = True) -> pytest.MarkDecorator:
@@ -108,7 +108,7 @@ def test_op(name: str, mode: Mode, dtype: str) -> None:
     kind, all_cases = OPS[name], cases_of(name)
     chosen = [i for i, c in enumerate(all_cases) if dtype in c.dtypes]
     if dtype != "float32" and mode.backend == "cuda_on_cpu":
-        chosen = chosen[:CASES_OF_16_BITS]
+        chosen = of_16_bits(all_cases, dtype)
     floating = [i for i in chosen if any(x is not None and x.dtype.kind == "f" for x in all_cases[i].inputs)]
     if floating and _refused(mode, tested, lambda: run_op(kind, all_cases[floating[0]], tested, backend), result):
         return

@@ -24,12 +24,14 @@ from typing import Any
 import numpy as np
 
 from ..array import Array, run
+from ..dtypes import bfloat16, float16
 from ..errors import ShapeError
 from ..kernel import DeviceInfo, Scalar, kernel
 from .base import BadCase, Case, Gradients, Op
 from .blocks import each
 
 MAX_D = 128           # the largest head: a row of accumulators must fit in an invocation's registers
+_HALVES = ("float16", "bfloat16")
 _QUERIES = 128        # the references work on blocks of so many queries
 _SCORES = 1 << 18     # and of about so many scores, which stay in a core's cache
 _SCALARS = ("B:u32 H:u32 KVH:u32 TQ:u32 TK:u32 offset:u32 scale "
@@ -167,6 +169,20 @@ for _number, _limits in ((2, (math.inf, 64)), (1, (math.inf, MAX_D))):
                                groups="B*H*cdiv(TQ,RQ*BLOCK)+B*KVH*cdiv(TK,RK*BLOCK)",
                                constants={"RQ": 2, "RK": _number})
 
+def _tensor_cores(largest: int, device: DeviceInfo, n: Mapping[str, Scalar]) -> bool:
+    """With mma.sync, ldmatrix and cp.async; rows must begin at multiples of 16 bytes, which the head size sees to."""
+    return device.arch >= 80 and n["D"] % 32 == 0 and n["D"] <= largest and n["TQ"] > 0
+
+
+# ROWS are owned by a workgroup, COLS stream past, two such tiles in shared memory: as many as registers hold. A warp
+# owns 32 rows, so that a fragment read from shared memory serves two products; 16 where sums need the room.
+for _limit, _streamed, _owned in ((64, 64, 128), (MAX_D, 32, 64)):
+    attention_forward.variant("mma", "cuda", partial(_tensor_cores, _limit), groups="B*H*cdiv(TQ,ROWS)", block=128,
+                              constants={"ROWS": 128, "COLS": _streamed}, dtypes=(float16, bfloat16))
+    attention_backward.variant("mma", "cuda", partial(_tensor_cores, _limit), block=128,
+                               groups="B*H*cdiv(TQ,ROWS)+B*KVH*cdiv(TK,ROWS)",
+                               constants={"ROWS": _owned, "COLS": 32}, dtypes=(float16, bfloat16))
+
 
 # ---- ops ------------------------------------------------------------------------------------------------------------
 
@@ -246,6 +262,11 @@ class AttentionQkv(_Attention):
                 ("head_128", (1, 35, 2, 1, 128), {"kv_heads": 1})):
             qkv = rng.standard_normal((batch, tokens, (heads + 2 * kv_heads) * size))
             yield Case(name, (qkv,), {"heads": heads, **options}, differentiable=tokens < 30)
+        for batch, tokens, heads, kv_heads, size, causal in (
+                (1, 131, 2, 1, 64, True), (2, 140, 1, 1, 32, False), (1, 67, 2, 2, 128, True), (1, 65, 2, 1, 96, True)):
+            qkv = rng.standard_normal((batch, tokens, (heads + 2 * kv_heads) * size))
+            yield Case(f"tensor_cores_{size}", (qkv,), {"heads": heads, "kv_heads": kv_heads, "causal": causal},
+                       _HALVES, differentiable=False)
 
     @classmethod
     def bad_cases(cls) -> Iterator[BadCase]:
@@ -310,6 +331,15 @@ class Attention(_Attention):
             q = rng.standard_normal((batch, heads, queries, size))
             k, v = rng.standard_normal((2, batch, kv_heads, keys, size))
             yield Case(name, (q, k, v), options, differentiable=queries < 30)
+        for name, (batch, heads, kv_heads, queries, keys, size), options in (
+                ("tensor_cores_wide", (1, 2, 1, 70, 133, 64), {"causal": True, "offset": 40}),
+                ("tensor_cores_tall", (1, 1, 1, 150, 20, 32), {"causal": True, "scale": -0.4}),
+                ("tensor_cores_few", (2, 2, 1, 3, 140, 128), {"causal": True, "offset": 137}),
+                ("tensor_cores_unseen", (1, 1, 1, 5, 200, 64), {"causal": True, "scale": 0.0}),
+                ("tensor_cores_none", (1, 2, 1, 3, 0, 64), {})):
+            q = rng.standard_normal((batch, heads, queries, size))
+            k, v = rng.standard_normal((2, batch, kv_heads, keys, size))
+            yield Case(name, (q, k, v), options, _HALVES, differentiable=False)
 
     @classmethod
     def bad_cases(cls) -> Iterator[BadCase]:

@@ -32,6 +32,13 @@ def cases_of(name: str) -> tuple[Case, ...]:
     return tuple(OPS[name].cases(rng_of(name)))
 
 
+def of_16_bits(cases: Sequence[Case], dtype: str) -> list[int]:
+    """Which cases to run in a 16-bit dtype on devices that compile for seconds: the first few, as the dtype changes
+    loads and stores, not the arithmetic; and all that are meant for 16-bit dtypes alone."""
+    taking = [i for i, case in enumerate(cases) if dtype in case.dtypes]
+    return [i for count, i in enumerate(taking) if count < 3 or "float32" not in cases[i].dtypes]
+
+
 @cache
 def kernel_cases() -> dict[str, list[KernelCase]]:
     """Cases of kernels that no op reaches, from the `kernel_cases` of the modules that declare them."""

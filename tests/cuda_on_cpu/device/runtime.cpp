@@ -74,6 +74,7 @@ void run_thread() {
         acquire(&scheduler);
         unit->entry(arguments);
         Thread& t = self();
+        if (!t.copies.empty()) fail("nobody waited for asynchronous copies of " + where(t));
         release(&t.fiber);
         t.state = DONE;
         yield();
@@ -114,7 +115,7 @@ template <class Part> Part& part(Warp& w, unsigned lane) { return *static_cast<P
 struct Shuffle { unsigned long long in, out; unsigned from; };
 struct Ballot { bool vote; unsigned out; };
 struct Product { float* d; const float *a, *b; };
-struct Rows { const char* row; bool transposed; const char** elements; };
+struct Rows { const char* row; bool transposed; unsigned matrices; const char** elements; };
 
 void do_sync(Warp& w, unsigned lanes) {  // the one collective that orders memory: shuffles do not
     for (unsigned l = 0; l < 32; l++)
@@ -158,7 +159,7 @@ void do_product(Warp& w, unsigned lanes) {
 void do_rows(Warp& w, unsigned lanes) {
     if (lanes != ALL) return fail("ldmatrix in a warp with absent lanes");
     for (unsigned l = 0; l < 32; l++)
-        for (unsigned i = 0; i < 8; i++) {
+        for (unsigned i = 0; i < 2 * part<Rows>(w, l).matrices; i++) {
             const Rows& mine = part<Rows>(w, l);
             const unsigned r = l / 4, c = l % 4 * 2 + i % 2;
             mine.elements[i] = part<Rows>(w, i / 2 * 8 + (mine.transposed ? c : r)).row + 2 * (mine.transposed ? r : c);
@@ -328,9 +329,11 @@ void multiply_fragments(float* d, const float* a, const float* b, const char* fi
     Product p = {d, a, b};
     meet(ALL, do_product, &p, file, line);
 }
-void matrix_addresses(const void* row, bool transposed, const char** elements, const char* file, int line) {
-    if (reinterpret_cast<size_t>(row) % 16) fail("ldmatrix address not aligned to 16 bytes, " + where(self()));
-    Rows r = {static_cast<const char*>(row), transposed, elements};
+void matrix_addresses(const void* row, bool transposed, unsigned matrices, const char** elements, const char* file,
+                      int line) {
+    const bool gives = self().lane < 8 * matrices;
+    if (gives && reinterpret_cast<size_t>(row) % 16) fail("ldmatrix address not aligned to 16 bytes, " + where(self()));
+    Rows r = {static_cast<const char*>(row), transposed, matrices, elements};
     meet(ALL, do_rows, &r, file, line);
 }
 void queue_copy(const Copy& copy) {

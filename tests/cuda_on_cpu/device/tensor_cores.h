@@ -4,9 +4,10 @@
 namespace cuda_cpu {
 // mma.sync.m16n8k16.row.col.f32.T.T.f32, d += a b; a and b as float fragments, see mma_m16n8k16.
 void multiply_fragments(float* d, const float* a, const float* b, const char* file, int line);
-// Where each of the eight elements that this lane gets from ldmatrix.x4 lies; the lane loads them itself, so that a
-// sanitizer sees who reads what.
-void matrix_addresses(const void* row, bool transposed, const char** elements, const char* file, int line);
+// Where each of the two elements that this lane gets of each matrix from ldmatrix lies; the lane loads them itself, so
+// that a sanitizer sees who reads what.
+void matrix_addresses(const void* row, bool transposed, unsigned matrices, const char** elements, const char* file,
+                      int line);
 
 // cp.async: the copy happens when it is waited for, the latest moment that the hardware may choose.
 struct Copy { char* to; const char* from; unsigned bytes, valid, group; };
@@ -21,10 +22,10 @@ template <class T> void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], cons
     for (int i = 0; i < 2; i++) __builtin_memcpy(pair, &b[i], 4), fb[2 * i] = pair[0], fb[2 * i + 1] = pair[1];
     multiply_fragments(d, fa, fb, file, line);
 }
-inline void ldmatrix_x4(unsigned (&d)[4], const void* row, bool transposed, CUDA_CPU_AT) {
-    const char* at[8];
-    matrix_addresses(row, transposed, at, file, line);
-    for (int i = 0; i < 4; i++)
+template <unsigned N> void ldmatrix(unsigned (&d)[N], const void* row, bool transposed, CUDA_CPU_AT) {
+    const char* at[2 * N];
+    matrix_addresses(row, transposed, N, at, file, line);
+    for (unsigned i = 0; i < N; i++)
         d[i] = *(const unsigned short*)at[2 * i] | unsigned(*(const unsigned short*)at[2 * i + 1]) << 16;
 }
 inline void copy_async(void* to, const void* from, unsigned bytes, unsigned valid) {
