@@ -46,13 +46,13 @@ KERNEL {
                 const vecf e = KEEP ? kept_e[k] : A ? load(dout, base + c) * load(weight, c) : load(dout, base + c);
                 const vecf y = KEEP ? kept_y[k] : (load(x, base + c) - m) * r;
                 const vecf g = (e - e_mean - y * slope) * r;
-                const vecf slope = R ? g + load(dh, base + c) : g;
-                store(both, base + c, slope);
+                const vecf made = R ? g + load(dh, base + c) : g;
+                store(both, base + c, made);
                 const Words words = random_words(state, p.offset, base + c);
                 vecf dropped;
 #pragma unroll
-                for (u32 e = 0; e < W; e++)
-                    dropped.v[e] = words.w[e] < p.threshold ? 0.f : float(F(slope.v[e])) * p.scale;
+                for (u32 w = 0; w < W; w++)
+                    dropped.v[w] = words.w[w] < p.threshold ? 0.f : float(F(made.v[w])) * p.scale;
                 store(both, (size_t)p.N * n + base + c, dropped);
             }
         }

@@ -229,3 +229,58 @@ def test_random_numbers_are_not_constants(fast_backend: str) -> None:
     captured = dm.capture(lambda x: x + dm.randn(8, 8))
     found = [captured(dm.zeros(8, 8)).numpy() for _ in range(4)]
     assert len({f.tobytes() for f in found}) == 4
+
+
+# ---- what must stay apart -------------------------------------------------------------------------------------------
+
+def _changed_between(x: dm.Tensor) -> tuple[dm.Tensor, ...]:
+    """Two equal launches, the first's result changed before the second."""
+    product, zeros = x @ x.T, dm.zeros(64, 64)
+    product.add_(1)
+    zeros.add_(2)
+    return (x @ x.T).tanh(), dm.zeros(64, 64) + 1, product, zeros.softmax(-1)
+
+
+def _dropped_twice(x: dm.Tensor) -> dm.Tensor:
+    dropped = F.dropout(x, 0.5, training=True)
+    return F.layer_norm(dropped + dropped, (8,))
+
+
+def _norms_without_weights(x: dm.Tensor) -> tuple[dm.Tensor, ...]:
+    """Their kernels have a result without elements."""
+    x = x.detach().requires_grad_()
+    dropped = F.dropout(x * 2, 0.5, training=True)
+    h = F.layer_norm(F.layer_norm(dropped, (8,)) + dropped, (8,))
+    (h * h * x).sum().backward()
+    return h, x.grad
+
+
+def _read_as_its_own_weight(x: dm.Tensor) -> dm.Tensor:
+    total = x[:1] + x[1:2]
+    return F.layer_norm(total, (8,), total.reshape(8)) * 2
+
+
+@pytest.mark.parametrize("step", [_changed_between, _dropped_twice, _norms_without_weights, _read_as_its_own_weight])
+def test_what_only_looks_alike(fast_backend: str, step: Step) -> None:
+    check(step, normal(64, 8))
+
+
+@pytest.mark.parametrize("fusion", [False, True])
+def test_state_that_is_read_and_changed(fast_backend: str, fusion: bool) -> None:
+    """WebGPU refuses launches that read from a buffer and write to it: a tensor in place, and an arena's neighbours."""
+    average, weights = dm.zeros(8, 8), [nn.Parameter(dm.full((8, 8), float(k))) for k in range(3)]
+    optim.SGD(weights, 0.1)
+
+    @dm.capture(fusion=fusion)
+    def step(x: dm.Tensor) -> dm.Tensor:
+        average.mul_(0.5).add_(x * 0.5)
+        with dm.no_grad():
+            weights[1].copy_((weights[0] * 2 + x).relu())
+            weights[2].copy_(F.layer_norm(weights[0] + x, (8,)))
+        return average * 1
+    x = normal(8, 8)
+    for number in range(4):
+        found = step(dm.tensor(x)).numpy()
+        np.testing.assert_allclose(found, x * (1 - 0.5 ** (number + 1)), rtol=1e-5)
+    np.testing.assert_array_equal(weights[1].detach().numpy(), np.maximum(x, 0))
+    np.testing.assert_allclose(weights[2].detach().numpy().std(1), 1, rtol=1e-3)

@@ -16,15 +16,17 @@ from ..kernel import DeviceInfo, Spec
 
 class Buffer:
     """Device memory of one backend, given back when the last reference goes. `version` counts writes from outside
-    a kernel's outputs, so that autograd notices a saved value that was overwritten."""
+    a kernel's outputs, so that autograd notices a saved value that was overwritten. `moved`: a parameter that lay here
+    lies elsewhere now, so that captured steps notice that they read its former place."""
 
-    __slots__ = ("__weakref__", "backend", "handle", "nbytes", "version")
+    __slots__ = ("__weakref__", "backend", "handle", "moved", "nbytes", "version")
 
     def __init__(self, backend: Backend, handle: Any, nbytes: int) -> None:
         self.backend = backend
         self.handle = handle
         self.nbytes = nbytes
         self.version = 0
+        self.moved = False
         for watch in watchers:
             watch(self)
 

@@ -107,6 +107,7 @@ class Module:
             for parameter in self.parameters():
                 moved = parameter.detach().to(*targets, **named)._array
                 if moved is not parameter._array:  # else an optimizer's arena stays valid
+                    parameter._array.buffer.moved = True
                     parameter._array, parameter._slot, parameter.grad = moved, None, None
         return self
 

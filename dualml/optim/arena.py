@@ -34,6 +34,7 @@ class Arena:
         for parameter, start in zip(parameters, self.starts, strict=True):
             slot = self.values.slot(start, parameter.shape)
             fill_slot(slot, parameter._array)
+            parameter._array.buffer.moved = True
             parameter._array = slot
             parameter._slot = self.gradients.slot(start, parameter.shape)
             self._take(parameter, parameter._slot)

@@ -38,7 +38,7 @@ def _share(graph: Graph, first: int, second: int) -> bool:
     one, two = graph.items[first], graph.items[second]
     assert one.spec is not None
     count = len(one.spec.kernel.inputs)
-    if not all(graph.untouched(place, first + 1, second) for place in one.places[:count]):
+    if not all(graph.untouched(place, first + 1, second) for place in one.places):
         return False
     pairs = list(zip(one.places[count:], two.places[count:], strict=True))
     if not all(_may_stand_for(graph, new, old, second) for new, old in pairs):
@@ -55,9 +55,9 @@ def _may_stand_for(graph: Graph, new: Place, old: Place, since: int) -> bool:
     if any(access == "read" and any(p.number == new.number for p, how in graph.items[index].accesses() if how != "read")
            for index, access in graph.uses(old, since + 1)):
         return False
-    return (graph.is_temporary(old.number) and old.offset == 0 and graph.untouched(old, since + 1, len(graph.items))
-            and graph.unseen(Place(old.number, 0, 1 << 62), 0, since) and graph.untouched(new, since, len(graph.items),
-                                                                                         frozenset({since})))
+    whole, end = Place(old.number, 0, 1 << 62), len(graph.items)
+    return (graph.is_temporary(old.number) and old.offset == 0 and graph.unseen(whole, 0, since)
+            and graph.untouched(whole, since + 1, end) and graph.untouched(new, since + 1, end))
 
 
 def _rename(graph: Graph, old: Place, new: Place) -> None:

@@ -64,15 +64,13 @@ def _next(graph: Graph, index: int, one: Part, parts: dict[int, Part]) -> tuple[
             two = _part(graph, at, parts) if access == "read" else None
             if two is None or not any(place == p and spread.dense for p, spread in two.arrays):
                 break
-            if not graph.can_move(index, at):
-                graph.note("elementwise", f"{graph.items[index].name} ({graph.items[index].where}) stays apart from "
-                                          f"{graph.items[at].name}: something between them needs their order")
-                break
-            joined = _joined(graph, one, two, at)
+            joined = _joined(graph, one, two, at) if graph.can_move(index, at) else None
             if joined is not None:
                 return at, joined
+            why = "something between them needs their order" if not graph.can_move(index, at) else \
+                "together they have too many tensors, other dtypes, or a buffer that is read and written"
             graph.note("elementwise", f"{graph.items[index].name} ({graph.items[index].where}) stays apart from "
-                                      f"{graph.items[at].name}: together they have too many tensors or other dtypes")
+                                      f"{graph.items[at].name}: {why}")
             break
     return None
 
@@ -154,7 +152,10 @@ def _joined(graph: Graph, one: Part, two: Part, at: int) -> Part | None:
     made.outputs |= {k + len(one.stages): place for k, place in two.outputs.items()}
     made.outputs = {k: place for k, place in made.outputs.items() if k >= len(one.stages) or _needed(graph, place, at)}
     wide = all(s.dense or not s.sizes[1:] or s.sizes[-1] % 4 == 0 for _, s in made.arrays)
-    if made.tensors > MAX_TENSORS or (made.drops and not wide):
+    # WebGPU refuses to read and write one buffer; what `one` makes is not in memory yet where `two` reads a part of it
+    written = {place.number for place in (*one.outputs.values(), *made.outputs.values())}
+    mixed = any(place.number in written for place, _ in made.arrays)
+    if made.tensors > MAX_TENSORS or (made.drops and not wide) or mixed:
         return None
     return made
 

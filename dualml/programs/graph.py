@@ -99,10 +99,12 @@ class Graph:
 
     def launch(self, kernel: Kernel, types: Mapping[str, DType], dims: Mapping[str, Scalar], places: Sequence[Place],
                where: str) -> Item:
-        """A new launch. `dims` are all dimension names and scalars of the kernel. Tensors that are left out are views
-        of any buffer that is read: here the first one's, since the one that they were views of may be written now."""
-        first = places[0]
-        places = [p if p.nbytes else Place(first.number, first.offset, 0) for p in places]
+        """A new launch. `dims` are all dimension names and scalars of the kernel. Inputs that are left out are views of
+        any buffer that is read: here the first one's, since the one that they were views of may be written now."""
+        reads = [arg.access == "read" for arg in kernel.args]
+        first = next((p for p, read in zip(places, reads, strict=True) if read and p.nbytes), places[0])
+        places = [Place(first.number, first.offset, 0) if read and not p.nbytes else p
+                  for p, read in zip(places, reads, strict=True)]
         spec, program, count = runtime.specialise(self.backend, kernel, tuple(types.items()), dims)
         groups = count(dims)
         values = dict(dims, groups=groups)
@@ -121,3 +123,9 @@ class Graph:
 def is_kernel(item: Item, *names: str) -> bool:
     """Whether an item launches one of these kernels."""
     return item.spec is not None and item.spec.kernel.name in names
+
+
+def reads_what_it_writes(item: Item) -> bool:
+    """Whether a launch reads from a buffer and writes to it, which WebGPU refuses whatever the parts."""
+    uses = [(place.number, access) for place, access in item.accesses() if place.nbytes]
+    return not {n for n, how in uses if how == "read"}.isdisjoint({n for n, how in uses if how != "read"})

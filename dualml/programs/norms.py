@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..ops.norm_dropout import dropout_layer_norm_forward, layer_norm_dropout_backward
-from .graph import Graph, is_kernel
+from .graph import Graph, is_kernel, reads_what_it_writes
 from .recording import Item, Place
 
 _FORWARD = ("layer_norm_forward", "rms_norm_forward")
@@ -44,6 +44,16 @@ def _remade(graph: Graph, item: Item, places: list[Place], **dims: int) -> Item:
     return graph.launch(item.spec.kernel, dict(item.spec.types), {**item.dims, **dims}, places, item.where)
 
 
+def _take_over(graph: Graph, pair: tuple[int, int], at: int, made: Item, text: str) -> bool:
+    """Puts one launch in the place of two, unless WebGPU would refuse it."""
+    if reads_what_it_writes(made):
+        graph.note("norm", f"{made.name} ({made.where}) stays as it is: it would read and write one buffer")
+        return False
+    graph.replace(pair, {at: made})
+    graph.note("norm", text, 1)
+    return True
+
+
 def _next_use(graph: Graph, place: Place, after: int) -> int | None:
     return next((index for index, _ in graph.uses(place, after + 1)), None)
 
@@ -65,9 +75,8 @@ def _add_before(graph: Graph, index: int) -> bool:
         return False
     places = list(norm.places)
     places[_X], places[_RESIDUAL], places[_H[norm.name]] = item.places[0], item.places[1], total
-    graph.replace([index, at], {at: _remade(graph, norm, places, R=1)})
-    graph.note("norm", f"{norm.name} ({norm.where}) adds its residual", 1)
-    return True
+    return _take_over(graph, (index, at), at, _remade(graph, norm, places, R=1),
+                      f"{norm.name} ({norm.where}) adds its residual")
 
 
 def _add_after(graph: Graph, index: int) -> bool:
@@ -87,9 +96,8 @@ def _add_after(graph: Graph, index: int) -> bool:
         return False
     places = list(norm.places)
     places[_DH], places[-2] = other[0], add.places[2]
-    graph.replace([index, at], {index: _remade(graph, norm, places, R=1)})
-    graph.note("norm", f"{norm.name} ({norm.where}) adds the gradient that comes by the residual", 1)
-    return True
+    return _take_over(graph, (index, at), index, _remade(graph, norm, places, R=1),
+                      f"{norm.name} ({norm.where}) adds the gradient that comes by the residual")
 
 
 # ---- dropout --------------------------------------------------------------------------------------------------------
@@ -146,7 +154,8 @@ def _dropout_before(graph: Graph, index: int) -> bool:
     inputs, stats = list(norm.places[:4]), _joined(*norm.places[-2:])
     if inputs[_RESIDUAL] == dropped and norm.dims["R"]:
         inputs[_X], inputs[_RESIDUAL] = inputs[_RESIDUAL], inputs[_X]
-    if inputs[_X] != dropped or stats is None or not _fits(item, norm) or not graph.can_move(index, at):
+    if inputs[_X] != dropped or inputs.count(dropped) > 1 or stats is None or not _fits(item, norm) \
+            or not graph.can_move(index, at):
         graph.note("norm", f"dropout ({item.where}) stays before {norm.name}: shape, alignment or order do not fit")
         return False
     if norm.dims["R"] and not (graph.is_temporary(dropped.number)
@@ -157,9 +166,7 @@ def _dropout_before(graph: Graph, index: int) -> bool:
     h = norm.places[4] if norm.dims["R"] else dropped
     made = graph.launch(dropout_layer_norm_forward, dict(norm.spec.types), {**norm.dims, **_numbers(item)},  # type: ignore
                         [*inputs, state, h, norm.places[5], stats], norm.where)
-    graph.replace([index, at], {at: made})
-    graph.note("norm", f"{norm.name} ({norm.where}) drops out what it reads", 1)
-    return True
+    return _take_over(graph, (index, at), at, made, f"{norm.name} ({norm.where}) drops out what it reads")
 
 
 def _dropout_after(graph: Graph, index: int) -> bool:
@@ -182,7 +189,7 @@ def _dropout_after(graph: Graph, index: int) -> bool:
     places = [*norm.places[:4], stats, state, Place(both, 0, 2 * dx.nbytes), norm.places[-1]]
     made = graph.launch(layer_norm_dropout_backward, dict(norm.spec.types), {**norm.dims, **_numbers(item)},  # type: ignore
                         places, norm.where)
-    graph.replace([index, at], {index: made})
+    if not _take_over(graph, (index, at), index, made, f"{norm.name} ({norm.where}) drops out what it makes"):
+        return False
     rename(graph, {dx.number: Place(both, 0, dx.nbytes), dropped.number: Place(both, dx.nbytes, dropped.nbytes)})
-    graph.note("norm", f"{norm.name} ({norm.where}) drops out what it makes", 1)
     return True

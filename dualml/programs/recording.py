@@ -80,6 +80,7 @@ class Recording:
         self._numbers: weakref.WeakKeyDictionary[Buffer, int] = weakref.WeakKeyDictionary()
         self._next = 0
         self._acting = False
+        self._placed: list[Buffer] = []  # those from outside in which parameters may lie
         self._refreshed: weakref.WeakSet[Buffer] = weakref.WeakSet()
         for index, buffer in enumerate(inputs):
             self.inputs.setdefault(self.number(buffer), index)
@@ -91,6 +92,8 @@ class Recording:
             found = self._numbers[buffer] = self._next
             self._next += 1
             self.outside[found] = buffer
+            if not buffer.moved:
+                self._placed.append(buffer)
         return found
 
     # ---- what the device is asked for ----
@@ -164,9 +167,14 @@ class Recording:
             raise CaptureError(f"[capture] {self.name} changes a setting that it works by, such as a module's mode, "
                                f"between two uses ({user_line()}). Change it outside the step.")
 
+    @property
+    def stale(self) -> bool:
+        """Whether a parameter has been moved since that the step found where it was."""
+        return any(buffer.moved for buffer in self._placed)
+
     def holds(self) -> bool:
-        """Whether the step would be told the same again."""
-        return all(read() == value for read, value in self.conditions.values())
+        """Whether the step would be told the same again, and find all where it was."""
+        return not self.stale and all(read() == value for read, value in self.conditions.values())
 
     # ---- when the call is over ----
 

@@ -149,7 +149,8 @@ class Captured(Generic[P, R]):
             arrays = [program.array(recording.number(t._array.buffer), t.shape, t.dtype, t._array.offset)
                       for t in outputs]
             program.outputs, program.structure = arrays, shape
-            self._kept.setdefault(key, []).append(Kept(program, shape))
+            ways = [kept for kept in self._kept.get(key, []) if not kept.program.recording.stale]
+            self._kept[key] = [*ways, Kept(program, shape)]
             del self._recordings[key]
             backend.trim()  # the temporaries of the recorded calls
         else:

@@ -125,7 +125,7 @@ def _merge_first(graph: Graph, target: int) -> None:
         jobs = _jobs(item)
         if not _even(graph, jobs) or any(j.out.number != target for j in jobs) or target in _read(item):
             continue
-        while waiting and (len(waiting) == SOURCES or not graph.can_move(waiting[0], index)
+        while waiting and (len(waiting) == SOURCES or not all(graph.can_move(w, index) for w in waiting)
                            or item.spec.types != graph.items[waiting[0]].spec.types):  # type: ignore[union-attr]
             _join(graph, waiting)
             waiting = []
