@@ -1,3 +1,4 @@
+#include "lib/math.cuh"
 #include "lib/philox.cuh"
 
 // One block. Each thread sums a segment of what the next token is drawn from; one finds its place.
@@ -7,8 +8,8 @@ KERNEL {
     const auto chance = [&](u32 i) { return float(random_words(state, p.offset, i / 4).w[i % 4] >> 8) * 0x1p-24f; };
     u32 taken = 0;
     for (; taken < p.Q; taken++) {
-        const size_t at = (size_t)taken * p.V + tokens[taken];
-        if (chance(taken) * draft[at] >= full[at]) break;
+        const size_t at = (size_t)taken * p.V + max(tokens[taken], 0);
+        if (tokens[taken] < 0 || is_nan(full[at]) || chance(taken) * draft[at] >= full[at]) break;
     }
     const float *own = full + (size_t)taken * p.V, *theirs = draft + (size_t)taken * p.V;
     float rest = 0.f, whole = 0.f;
@@ -40,7 +41,7 @@ KERNEL {
         if (goal < mass) break;
         goal -= mass;
     }
-    out[0] = int(found);
+    out[0] = !is_nan(own[0]) && (taken == p.Q || tokens[taken] >= 0) ? int(found) : -1;
     out[1] = int(taken);
     for (u32 i = 0; i < p.Q; i++) out[2 + i] = tokens[i];
     lengths[0] -= int(p.Q - taken);

@@ -1,3 +1,4 @@
+{% include "lib/math.wgsl" %}
 {% include "lib/philox.wgsl" %}
 // One workgroup. Each invocation sums a segment of what the next token is drawn from; one finds its place.
 var<workgroup> rests: array<f32, BLOCK>;
@@ -10,7 +11,7 @@ fn speculate(@builtin(local_invocation_index) t: u32) {
     var taken = 0u;
     for (; taken < p.Q; taken++) {
         let at = taken * p.V + u32(tokens[taken]);
-        if (chance(taken) * draft[at] >= full[at]) { break; }
+        if (tokens[taken] < 0 || is_nan(full[at]) || chance(taken) * draft[at] >= full[at]) { break; }
     }
     let row = taken * p.V;
     let size = (p.V + BLOCK - 1u) / BLOCK;
@@ -50,7 +51,8 @@ fn speculate(@builtin(local_invocation_index) t: u32) {
             goal -= mass;
         }
     }
-    out[0] = i32(found);
+    let usable = !is_nan(full[row]) && (taken == p.Q || tokens[min(taken, p.Q - 1u)] >= 0);
+    out[0] = select(-1, i32(found), usable);
     out[1] = i32(taken);
     for (var i = 0u; i < p.Q; i++) { out[2u + i] = tokens[i]; }
     lengths[0] -= i32(p.Q - taken);

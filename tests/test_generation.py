@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import dualml as dm
-from dualml import nn
+from dualml import nn, optim
 from dualml.array import from_numpy
 from dualml.errors import ShapeError
 from dualml.models import GPT, GPTConfig, Llama, LlamaConfig, SamplingOptions
+from dualml.models.beam import BeamSearch, beam_search
 from dualml.models.decoding import Decoding
 from dualml.models.generation import TextModel
 from dualml.models.speculative import SpeculativeDecoding
@@ -209,3 +210,104 @@ def test_drafts_that_do_not_fit(cpu: None) -> None:
         SpeculativeDecoding(model, _small(), ahead=8)
     with pytest.raises(ShapeError, match=r"repetition_penalty must be 1, got 1\.5"):
         SpeculativeDecoding(model, _small(), SamplingOptions(repetition_penalty=1.5))
+
+
+# ---- models that change, caches that grow ---------------------------------------------------------------------------
+
+def _little_room(model: TextModel, monkeypatch: pytest.MonkeyPatch) -> TextModel:
+    """Caches that begin with room for four tokens."""
+    make = model.make_cache
+
+    def made(batch: int = 1, dtype: str | None = None) -> nn.KVCache:
+        cache = make(batch, dtype)
+        return nn.KVCache(len(cache.layers), batch, 4, cache.width, cache.lengths.backend,
+                          "int8" if cache.bytes else cache.dtype, cache.heads)
+    monkeypatch.setattr(type(model), "make_cache", lambda self, *rest: made(*rest))
+    return model
+
+
+def test_beams_go_on_when_the_cache_grows(fast_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The captured reordering is of the cache as it lies now."""
+    found = [beam.tokens for beam in BeamSearch(_model(), 4).search([1, 2, 3], 20)]
+    model = _little_room(_model(), monkeypatch)
+    assert [beam.tokens for beam in BeamSearch(model, 4).search([1, 2, 3], 20)] == found
+
+
+def test_beams_with_many_stop_tokens(cpu: None) -> None:
+    """Enough continuations are left for every beam, as transformers keeps (1 + stop tokens) * beams of them."""
+    for seed in range(6):
+        stop = set(np.random.default_rng(seed).choice(VOCABULARY, 12, replace=False).tolist())
+        found = beam_search(_model(), [1, 2, seed], 8, 4, stop=stop)
+        assert all(not stop & set(beam.tokens[:-1]) for beam in found)
+        captured, called = (BeamSearch(_model(), 4, way).search([1, 2, seed], 8, stop) for way in (True, False))
+        assert captured == called == found
+    with pytest.raises(ShapeError, match=r"\[beam_search\] beams must be from 1 to 14 "):
+        beam_search(_model(), [1], 3, 15)
+
+
+@pytest.mark.parametrize("cache", [None, "int8"])
+def test_batches_go_on_when_the_cache_grows(fast_backend: str, cache: str | None,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11]]
+    found = _written(Decoding(_model(), 3, SamplingOptions(0.9), 5, cache), prompts, 40)
+    model = _little_room(_model(), monkeypatch)
+    np.testing.assert_array_equal(_written(Decoding(model, 3, SamplingOptions(0.9), 5, cache), prompts, 40), found)
+
+
+def test_weights_that_are_moved_while_a_text_is_written(fast_backend: str) -> None:
+    """An optimizer lays them elsewhere; what it changes there shows in the next token."""
+    model = _model()
+    text = model.stream([1, 2], temperature=0)
+    for _ in range(5):
+        next(text)
+    optim.SGD(model.parameters(), 0.1)
+    with dm.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    next(text)  # drawn before
+    assert [next(text) for _ in range(3)] == [0, 0, 0]
+
+
+def test_a_cache_of_former_weights_is_not_used(cpu: None) -> None:
+    model = _model()
+    decoding = Decoding(model, 1, SamplingOptions(0.0))
+    _written(decoding, [[1, 2, 3, 4, 5]], 3)
+    with dm.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(-0.7)
+    again = _written(decoding, [[1, 2, 3, 4, 5]], 8)
+    np.testing.assert_array_equal(again, _written(Decoding(model, 1, SamplingOptions(0.0)), [[1, 2, 3, 4, 5]], 8))
+
+
+def test_every_module_keeps_its_mode(cpu: None) -> None:
+    model = _model().train()
+    model.h[0].eval()  # type: ignore[attr-defined]
+    model.generate([1], 3)
+    modes = [module.training for module in (model, model.h[0], model.h[1])]  # type: ignore[attr-defined]
+    assert modes == [True, False, True]
+
+
+def test_drafts_of_small_context(fast_backend: str) -> None:
+    """The draft reads no more of the text than leaves room for a round."""
+    model = _model()
+    draft = GPT(GPTConfig(vocab_size=VOCABULARY, context=8, layers=1, heads=1, width=8))
+    source = SpeculativeDecoding(model, draft, SamplingOptions(0.0), ahead=5)
+    source.read([1, 2, 3])
+    assert _tokens(source, 40) == model.generate([1, 2, 3], 40, temperature=0)
+    with pytest.raises(ShapeError, match="draft must have a context of at least ahead"):
+        SpeculativeDecoding(model, draft, ahead=7)
+
+
+@pytest.mark.parametrize("broken", ["draft", "model"])
+def test_a_model_that_breaks_is_noticed_with_a_draft(fast_backend: str, broken: str) -> None:
+    model, draft = _model(), _model()
+    source = SpeculativeDecoding(model, draft, SamplingOptions(1.0), ahead=3)
+    source.read([1, 2, 3])
+    text = iter(source)
+    next(text)
+    for name, parameter in (draft if broken == "draft" else model).named_parameters():
+        if name.startswith("ln_f"):
+            parameter._array.write(np.full(parameter.shape, np.nan, np.float32))
+    with pytest.raises(ShapeError, match="logits must be finite"):
+        for _ in range(3):
+            next(text)

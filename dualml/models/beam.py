@@ -13,7 +13,7 @@ from ..array import Array, empty
 from ..dtypes import float32, int32
 from ..errors import ShapeError
 from ..ops.index_select import IndexSelect
-from ..ops.topk import topk_rows
+from ..ops.topk import MAX_K, topk_rows
 from ..programs import capture
 from ..tensor import Tensor
 from .decoding import Decoding
@@ -31,17 +31,37 @@ class Beam:
 
 
 class BeamSearch(Decoding):
-    """Beams are texts of a batch. A step gives the host the best 2 * beams continuations; it says which beams go on
-    with which tokens, and their caches move on the device."""
+    """Beams are texts of a batch. A step gives the host the best continuations, so many that enough are left where
+    tokens end texts; it says which beams go on with which tokens, and their caches move on the device."""
 
     def __init__(self, model: TextModel, beams: int, captured: bool = True) -> None:
-        if beams < 1 or 2 * beams > model.config.vocab_size:
-            raise ShapeError(f"[beam_search] beams must be from 1 to half of the vocabulary, got {beams}.")
+        most = min(model.config.vocab_size, MAX_K) // 2
+        if not 1 <= beams <= most:
+            raise ShapeError(f"[beam_search] beams must be from 1 to {most} for this vocabulary, got {beams}.")
         super().__init__(model, beams, captured=captured)
         self.scores = empty((beams, 1), float32, self.backend)
         self.parents = empty((beams,), int32, self.backend)
-        self.best = empty((1, 2 * beams), float32, self.backend), empty((1, 2 * beams), int32, self.backend)
-        self._reorder = capture(self._follow) if captured else self._follow
+        self._choose_among(2 * beams)
+
+    def _recapture(self) -> None:
+        super()._recapture()
+        self._reorder = capture(self._follow) if self.captured else self._follow
+
+    def _choose_among(self, count: int) -> None:
+        """How many continuations a step gives."""
+        self.best = empty((1, count), float32, self.backend), empty((1, count), int32, self.backend)
+        self._recapture()
+
+    def _make_room(self, stop: Collection[int]) -> None:
+        """Lets a step give so many continuations that each beam can go on, whatever ends."""
+        beams, vocabulary = len(self.texts), self.model.config.vocab_size
+        ends = len({token for token in stop if 0 <= token < vocabulary})
+        count = beams * min(max(2, 1 + ends), vocabulary)
+        if count > MAX_K:
+            raise ShapeError(f"[beam_search] beams * (1 + stop) must be at most {MAX_K}, got {beams} beams and {ends} "
+                             "stop tokens.")
+        if count != self.best[0].size:
+            self._choose_among(count)
 
     def _draw(self, logits: Array) -> None:
         """In place of drawing: the best continuations of all beams together."""
@@ -62,6 +82,7 @@ class BeamSearch(Decoding):
         if len(prompt) + max_new_tokens > self.context:
             raise ShapeError(f"[beam_search] prompt and new tokens must fit into the context of {self.context}, got "
                              f"{len(prompt)} and {max_new_tokens}.")
+        self._make_room(stop)
         self.scores.write(np.array([[0.0]] + [[_NEVER]] * (beams - 1), np.float32))
         self.read([prompt] * beams)
         texts: list[list[int]] = [[] for _ in range(beams)]
@@ -106,7 +127,7 @@ def beam_search(model: TextModel, prompt: Sequence[int], max_new_tokens: int, be
         stop: tokens that end a text. They are its last.
         length_penalty: texts compete by log probability / length ** length_penalty: above 0 favours longer ones.
     Raises:
-        ShapeError: prompt and new tokens do not fit into the model's context, or beams is not from 1 to half of the
-            vocabulary.
+        ShapeError: prompt and new tokens do not fit into the model's context, or there are more beams or stop tokens
+            than a step can choose among.
     """
     return BeamSearch(model, beams).search(prompt, max_new_tokens, stop, length_penalty)

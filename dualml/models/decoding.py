@@ -37,6 +37,8 @@ class Decoding:
                  cache: str | None = None, captured: bool = True) -> None:
         self.model, self.backend, self.captured = model, model.wte.weight._array.backend, captured
         self.cache = model.make_cache(batch, cache)
+        self._parameters = list(model.parameters())
+        self._versions: list[int] = []  # of the weights that made what is in the cache
         self.token = empty((batch,), int32, self.backend)  # of each text, drawn but not read yet
         self.seen = from_numpy(np.zeros((batch, model.config.vocab_size), np.uint32), uint32, self.backend)
         self.texts: list[list[int]] = [[] for _ in range(batch)]
@@ -61,7 +63,11 @@ class Decoding:
             raise ShapeError(f"[generate] tokens must be {len(self.texts)} prompts of at least one token to go on "
                              f"from, got {len(prompts)} of lengths {[len(p) for p in prompts]}.")
         begun = [[int(t) for t in prompt][-self.context:] for prompt in prompts]
-        known = self._known(begun[0]) if len(begun) == 1 else 0
+        for token in (t for text in begun for t in text if not 0 <= t < self.model.config.vocab_size):
+            raise ShapeError(f"[generate] tokens must be from 0 to {self.model.config.vocab_size - 1}, got {token}.")
+        versions = [p._array.buffer.version for p in self._parameters]
+        known = self._known(begun[0]) if len(begun) == 1 and versions == self._versions else 0
+        self._versions = versions
         self.texts = begun
         self.seen.write(np.zeros(self.seen.shape, np.uint32))
         sampling.mark(self._padded(begun, -1)._array, self.seen)
@@ -122,13 +128,14 @@ class Decoding:
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """No gradients, no dropout, and this model's backend."""
-        was_training = self.model.training
+        training = [module for module in self.model.modules() if module.training]
         self.model.eval()
         try:
             with no_grad(), runtime.use_backend(self.backend.name):
                 yield
         finally:
-            self.model.train(was_training)
+            for module in training:  # each as it was: some may be frozen
+                module.training = True
 
     def step(self) -> None:
         """Reads the last token of every text and draws the next."""

@@ -40,6 +40,9 @@ class SpeculativeDecoding:
                              f"{sizes[1]:,} tokens on {places[1].name}, for {sizes[0]:,} on {places[0].name}.")
         if not 1 <= ahead < FEW:
             raise ShapeError(f"[speculative] ahead must be from 1 to {FEW - 1}, got {ahead}.")
+        if draft.config.context < ahead + 2:
+            raise ShapeError(f"[speculative] draft must have a context of at least ahead + 2 = {ahead + 2} tokens, got "
+                             f"{draft.config.context}.")
         if options.repetition_penalty != 1:
             raise ShapeError("[speculative] repetition_penalty must be 1, got "
                              f"{options.repetition_penalty}. Write without a draft to use it.")
@@ -88,7 +91,8 @@ class SpeculativeDecoding:
             yield first
             while full.cache.length + self.ahead + 1 <= full.context:
                 if draft.cache.length + self.ahead + 1 > draft.context or self._behind():
-                    draft.read([full.texts[0][:-1][-max(1, draft.context // 2):]])
+                    seen = min(max(1, draft.context // 2), draft.context - self.ahead - 1)  # a round must fit
+                    draft.read([full.texts[0][:-1][-seen:]])
                 yield self._next()
 
     def _behind(self) -> bool:

@@ -20,7 +20,8 @@ from .random import random_words
 @kernel("draft:f32[Q,V] full:f32[Q+1,V] tokens:i32[Q] state:u32[4] &lengths:i32[1] &draft_lengths:i32[1] "
         "-> out:i32[Q+2] | offset:u32", groups="1", block=256, software_block=32)
 def speculate(draft: Any, full: Any, tokens: Any, state: Any, lengths: Any, draft_lengths: Any, offset: int) -> Any:
-    """The token that follows, how many tokens are taken over, and these. Both caches lose those that are not."""
+    """The token that follows, -1 where a row of either is not usable (NaN, its token -1); how many tokens are taken
+    over, and these. Both caches lose those that are not."""
     count = len(tokens)
     chances = (random_words(state, offset, count + 1) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
     own, theirs = (x[np.arange(count), tokens] for x in (full, draft))
@@ -28,6 +29,8 @@ def speculate(draft: Any, full: Any, tokens: Any, state: Any, lengths: Any, draf
     rest = full[count] if taken == count else np.maximum(full[taken] - draft[taken], 0)
     running = np.cumsum(rest if rest.any() else full[taken])
     new = min(int(np.searchsorted(running, chances[count] * running[-1], side="right")), len(running) - 1)
+    if np.isnan(full[taken, 0]) or (taken < count and tokens[taken] < 0):
+        new = -1
     for each in (lengths, draft_lengths):
         each -= count - taken
     return lengths, draft_lengths, np.array([new, taken, *tokens], np.int32)
@@ -35,7 +38,8 @@ def speculate(draft: Any, full: Any, tokens: Any, state: Any, lengths: Any, draf
 
 def speculated(draft: Array, full: Array, tokens: Array, state: Array, lengths: Array, draft_lengths: Array,
                offset: int, out: Array | None = None) -> Array:
-    """int32 [Q+2]: the token that follows those taken over, their number, and all drafted tokens.
+    """int32 [Q+2]: the token that follows those taken over, their number, and all drafted tokens. The first is -1
+    where probabilities are NaN.
 
     Args:
         draft: probabilities [Q,V] that the tokens were drawn with.
@@ -56,5 +60,11 @@ def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.nd
             draft = rng.exponential(size=(count, size))
             full = np.concatenate([draft, draft[:1]]) * alike + rng.exponential(size=(count + 1, size)) * (1 - alike)
             tokens = rng.integers(0, size, count, np.int32)
-            both = (x / x.sum(1, keepdims=True) for x in (draft, full))
-            yield speculate, (*both, tokens, state, np.array([9], np.int32), np.array([5], np.int32)), {"offset": 3}
+            both = [x / x.sum(1, keepdims=True) for x in (draft, full)]
+            ends = np.array([9], np.int32), np.array([5], np.int32)
+            yield speculate, (*both, tokens, state, *ends), {"offset": 3}
+            for broken in both:  # a row that is not usable is all NaN
+                rows = [np.where(np.arange(len(x))[:, None] == len(x) // 2, np.nan, x) if x is broken else x
+                        for x in both]
+                drawn = np.where(np.isnan(rows[0][:, 0]), -1, tokens).astype(np.int32)
+                yield speculate, (*rows, drawn, state, *ends), {"offset": 3}

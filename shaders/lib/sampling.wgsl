@@ -141,7 +141,7 @@ fn filter_row(base: u32, t: u32) -> bool {
         scale = UNITS / block_sum(vec_sum(sum), t);
         if (settings[2] < 1.0f) { threshold = max(threshold, select_key(base, 0u, settings[2], t)); }
         if (settings[3] > 0.0f) {
-            let least = key(vecf(top + settings[0] * log(settings[3])));
+            let least = key(vecf(top + settings[0] * min(log(settings[3]), 0.0f)));
             threshold = max(threshold, vec_top(least));
         }
     }
