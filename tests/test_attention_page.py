@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import re
 import shutil
@@ -62,7 +63,7 @@ def test_loaded_models(name: str, tmp_path: Path, cpu: None) -> None:
     """Rope, grouped heads and normed heads, against what transformers says of itself."""
     hf = pytest.importorskip("tests.hf_models")
     torch = hf.torch
-    theirs = hf.theirs(name)
+    theirs = copy.deepcopy(hf.theirs(name))  # others compare with it as it is
     theirs.set_attn_implementation("eager")
     with torch.no_grad():
         wanted = theirs(torch.tensor([TOKENS]), output_attentions=True).attentions

@@ -43,7 +43,7 @@ def test_tokenizer_refusals() -> None:
         tokenizer.decode([3])
     with pytest.raises(DataError, match="empty vocabulary"):
         CharTokenizer("")
-    with pytest.raises(DataError, match="kind must be one of bpe, char, wordpiece"):
+    with pytest.raises(DataError, match="kind must be one of bpe, char, sentencepiece, wordpiece"):
         load_tokenizer({"kind": "morse"})
 
 
