@@ -31,6 +31,7 @@ Dims = Mapping[str, Scalar]
 # Operations of the kernels that compute more than they move, as multiply-adds count two. Causal attention skips half.
 _FLOPS: dict[str, Callable[[Dims], float]] = {
     "matmul": lambda d: 2.0 * d["B"] * d["M"] * d["N"] * d["K"],
+    "matmul_pair": lambda d: 2.0 * (d["M"] * d["N"] * d["K"] + d["M2"] * d["N2"] * d["K2"]),
     "attention_forward": lambda d: 4.0 * _scores(d) * d["D"],
     "attention_backward": lambda d: 10.0 * _scores(d) * d["D"],
 }

@@ -161,8 +161,10 @@ def test_a_training_run_is_the_same_bit_for_bit(backend: str, dropout: float) ->
         np.testing.assert_array_equal(one, two)
     (program,) = training.step.programs
     names = [item.name for item in program.items]
-    assert names.count("sum_jobs") < names.count("matmul") / 4
+    pairs = names.count("matmul_pair")
+    assert names.count("sum_jobs") < (names.count("matmul") + 2 * pairs) / 4
     assert names.count("sum_columns") < 2
+    assert pairs == (0 if backend == "cpu" else 9)
     assert "norm_gradients" not in names
     if dropout:
         assert "dropout_forward" not in names
@@ -170,10 +172,11 @@ def test_a_training_run_is_the_same_bit_for_bit(backend: str, dropout: float) ->
         assert program.launches < 0.7 * program.recorded
 
 
-def test_the_large_models_step_has_at_most_150_launches(cpu: None) -> None:
-    """Of the 12.3M GPT with dropout, clipping and AdamW. Sizes do not change their number."""
+def test_the_large_models_step_has_half_the_launches(fast_backend: str) -> None:
+    """Of the 12.3M GPT with dropout, clipping and AdamW; the width does not change their number. The cpu backend's
+    products are NumPy's, one at a time."""
     dm.manual_seed(0)
-    model = GPT.from_preset("gpt-12m", 64, context=16, width=48)
+    model = GPT.from_preset("gpt-12m", 64, width=48)
     optimizer = optim.AdamW(model.parameters(), 1e-3)
 
     @dm.capture
@@ -185,8 +188,9 @@ def test_the_large_models_step_has_at_most_150_launches(cpu: None) -> None:
         optimizer.step()
         return loss
     for _ in range(3):
-        step(np.zeros((4, 16), np.int32))
-    assert step.programs[0].launches <= 150, step.programs[0].explain()
+        step(np.zeros((4, 256), np.int32))
+    program = step.programs[0]
+    assert program.launches <= (148 if fast_backend == "cpu" else program.recorded // 2), program.explain()
 
 
 def test_explained(cpu: None) -> None:
@@ -284,3 +288,20 @@ def test_state_that_is_read_and_changed(fast_backend: str, fusion: bool) -> None
         np.testing.assert_allclose(found, x * (1 - 0.5 ** (number + 1)), rtol=1e-5)
     np.testing.assert_array_equal(weights[1].detach().numpy(), np.maximum(x, 0))
     np.testing.assert_allclose(weights[2].detach().numpy().std(1), 1, rtol=1e-3)
+
+
+# ---- pairs of products ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("step", "expected"), [
+    (lambda x: (x @ x.T, x.T @ x), (0, 1)),
+    (lambda x: (x @ x.T, x.T @ x, x[:9] @ x.T), (1, 1)),
+    (lambda x: (x.T @ x) @ (x.T @ x + 1), (2, 0)),        # one is the other's twin
+    (lambda x: (x @ (x.T @ x), x.T @ x * 2), (2, 0)),
+    (lambda x: (x[:1] @ x.T, x.T @ x), (2, 0)),           # a vector
+    (lambda x: (x.reshape(2, 32, 8) @ x.reshape(2, 8, 32), x.T @ x), (2, 0)),
+    (lambda x: (F.linear(x, x, x[:, 0].reshape(64)), x.T @ x), (2, 0)),
+])
+def test_products_side_by_side(fast_backend: str, step: Step, expected: tuple[int, int]) -> None:
+    names = [item.name for item in check(step, normal(64, 8)).items]
+    single, pairs = expected if fast_backend != "cpu" else (expected[0] + 2 * expected[1], 0)
+    assert (names.count("matmul"), names.count("matmul_pair")) == (single, pairs)

@@ -78,6 +78,11 @@ class Backend(ABC):
     alignment: int = 256   # of a view's offset into a buffer
     packs: bool = True     # whether a program's temporaries share buffers; not where results bring their own memory
 
+    @property
+    def own_products(self) -> bool:
+        """Whether matrix products run as our kernel, rather than in a library."""
+        return True
+
     def storage(self, dtype: DType) -> np.dtype:
         """The NumPy dtype of the bytes this backend keeps for a dtype."""
         return dtype.device

@@ -60,6 +60,10 @@ class CpuBackend(Backend):
         self.device = DeviceInfo("cpu", platform.processor() or platform.machine(), f"NumPy {np.__version__}",
                                  software=True, limits={"cores": os.cpu_count() or 1})
 
+    @property
+    def own_products(self) -> bool:
+        return False  # NumPy's BLAS is given one at a time
+
     def storage(self, dtype: DType) -> np.dtype:
         return dtype.host
 

@@ -2,8 +2,7 @@
 
 All work goes to one stream of our own, in order; nothing waits but reads and synchronize. Kernels are compiled for the
 device at hand and kept in the cache folder. Captured steps become CUDA graphs (cuda_graph.py). Where a vendor library
-fulfils a kernel's contract it runs in its place (cublas.py); with `vendor = False` the hand-written kernels run alone,
-which is how they stay tested and measured.
+fulfils a kernel's contract it runs in its place (cublas.py), but with `vendor = False`: so ours stay tested, measured.
 """
 
 from __future__ import annotations
@@ -186,11 +185,14 @@ class CudaBackend(Backend):
         self._compiler = _Compiler(cupy, arch)
         self._staged: deque[tuple[Any, Any, int]] = deque()  # event, host memory, bytes of writes under way
         self._staged_bytes = 0
-        self._lock = threading.RLock()  # a program's arguments are passed in memory that its launches share; and
-        #                                nothing else may be enqueued while a graph is recorded
+        self._lock = threading.RLock()  # launches of a program share memory, and a graph records all that is enqueued
         self._cublas: Cublas | None = None
         self._clock: Clock | None = None
         self.in_use = self.peak = 0
+
+    @property
+    def own_products(self) -> bool:
+        return not self.vendor
 
     # ---- memory ----
 

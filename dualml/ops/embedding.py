@@ -38,6 +38,14 @@ def embedding_forward(weight: Any, indices: Any) -> Any:
     return out
 
 
+@kernel("weight[V,C] indices:i32[N] added[L,C] -> out[N,C]", groups="cdiv(N * (C // W), BLOCK)", software_block=64,
+        static="C", vector="C")
+def embedding_add_forward(weight: Any, indices: Any, added: Any) -> Any:
+    """embedding_forward plus `added`, which begins anew every L rows: what fusion makes of tokens and positions."""
+    rows: Any = embedding_forward(weight, indices)
+    return (rows.reshape(-1, *added.shape) + added).reshape(rows.shape)
+
+
 @kernel("indices:i32[N] -> order:i32[1*N] sorted:i32[1*N]", groups="cdiv(N, BLOCK)", software_block=64, vector="N")
 def embedding_order(indices: Any) -> Any:
     """The positions sorted by index, and the sorted indices. (1*N: written singly even where indices are read by four.)
@@ -127,3 +135,6 @@ def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.nd
         first = np.searchsorted(indices[order], np.arange(rows + 1)).astype(np.int32)
         table, dout = rng.standard_normal((rows, width)), rng.standard_normal((count, width))
         yield embedding_accumulate, (table, dout, order, first), {}
+        outside = np.where(indices == 1, rows, indices).astype(np.int32)
+        for again in {1, 3, count} & {n for n in range(1, count + 1) if count % n == 0}:
+            yield embedding_add_forward, (table, outside, rng.standard_normal((again, width))), {}

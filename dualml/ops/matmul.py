@@ -34,7 +34,7 @@ def matmul(a: np.ndarray, b: np.ndarray, bias: np.ndarray, M: int, N: int, K: in
 
 
 @lru_cache(maxsize=4096)
-def _tile_rows(rows: int, columns: int, batch: int, wide: int) -> int:
+def tile_rows(rows: int, columns: int, batch: int, wide: int) -> int:
     """Rows of the CPU drivers' tiles of `wide` columns: fetching b for a tile costs as much as about nine rows of it,
     and few tiles leave cores idle."""
     def cost(height: int) -> int:
@@ -52,7 +52,7 @@ def _is_vector(rows: int, device: DeviceInfo, dims: Mapping[str, Scalar]) -> boo
 def _is_tile(rows: int, device: DeviceInfo, dims: Mapping[str, Scalar]) -> bool:
     wide = 4 * device.subgroup_size
     return bool(device.software and wide
-                and rows == _tile_rows(int(dims["M"]), int(dims["N"]), int(dims["B"]), wide))
+                and rows == tile_rows(int(dims["M"]), int(dims["N"]), int(dims["B"]), wide))
 
 
 for _rows in (1, 2):

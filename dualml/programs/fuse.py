@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from .copies import compute_once, drop_copies, share_equal
 from .elementwise import fuse_elementwise
-from .gradients import add_in_place
+from .embeddings import fuse_embeddings
 from .graph import Graph
 from .norms import fuse_norms
+from .pairs import pair_products
 from .recording import Recording
 from .sums import merge_sums
 
-PASSES = (share_equal, drop_copies, compute_once, add_in_place, fuse_norms, merge_sums, fuse_elementwise)
+PASSES = (share_equal, drop_copies, compute_once, fuse_embeddings, fuse_norms, merge_sums, fuse_elementwise,
+          pair_products)
 
 
 def fused(recording: Recording) -> Graph:

@@ -20,6 +20,10 @@ def check_reach(kernel: Kernel, dims: dict[str, Any]) -> None:
         _elementwise(kernel, dims)
     elif kernel.name == "matmul":
         _product(dims)
+    elif kernel.name == "matmul_pair":
+        for z in ("", "2"):
+            _product({name: dims[name + z] for name in ("P", "Q", "R", "S", "M", "N", "K", "ta", "tb")}
+                     | {"BA": 1, "BB": 1, "B": 1, "has_bias": 0})
     elif kernel.name.startswith("strided_"):
         _strided(kernel.name, dims)
 

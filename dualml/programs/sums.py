@@ -8,8 +8,8 @@ are, so that one launch does them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,23 +82,37 @@ def _merge_last(graph: Graph, target: int) -> int | None:
     chosen = {i: jobs for i, jobs in list(chosen.items())[:_MOST_SUMS] if i <= at}
     if len(chosen) < 2:
         return None
+    others = _others(graph, target, chosen, at)
     pieces = graph.temporary()
     moved, size = {}, 0
     for jobs in chosen.values():
         source = jobs[0].source
         moved[source.number] = Place(pieces, size, source.nbytes)
         size += -(-source.nbytes // graph.backend.alignment) * graph.backend.alignment
-    last = max(chosen)
+    last = max({**chosen, **others})
     where = graph.items[last].where
-    everything = [Job(moved[j.source.number], j.start, j.rows, j.width, j.stride, j.lanes, 1, j.out)
-                  for jobs in chosen.values() for j in jobs]
     whole = Place(pieces, 0, size)
-    made = _launch(graph, [Job(whole, j.start + j.source.offset // 4, j.rows, j.width, j.stride, j.lanes, 1, j.out)
-                           for j in everything], where, graph.items[last])
-    graph.replace(list(chosen), {last: made})
+    everything = [replace(j, source=whole, start=j.start + moved[j.source.number].offset // 4)
+                  for jobs in chosen.values() for j in jobs]
+    made = _launch(graph, everything + [j for jobs in others.values() for j in jobs], where, graph.items[min(chosen)])
+    graph.replace([*chosen, *others], {last: made})
     rename(graph, moved)
-    graph.note("sums", f"{len(chosen)} last steps of sums ({where}) are one launch", len(chosen) - 1)
+    count = len(chosen) + len(others)
+    graph.note("sums", f"{count} last steps of sums ({where}) are one launch", count - 1)
     return pieces
+
+
+def _others(graph: Graph, target: int, chosen: Mapping[int, list[Job]], at: int) -> dict[int, list[Job]]:
+    """Sums of one step to the same buffer that can run after the launch `at` as well: they bring their own sources."""
+    found: dict[int, list[Job]] = {}
+    dtype = graph_type(graph.items[min(chosen)], 0)
+    for index, item in enumerate(graph.items[:at + 1]):
+        jobs = _jobs(item)
+        if index not in chosen and _even(graph, jobs) and graph_type(item, 0) is dtype \
+                and all(j.pieces == 1 and j.out.number == target != j.source.number for j in jobs) \
+                and graph.can_move(index, at + 1):
+            found[index] = jobs
+    return dict(list(found.items())[:SOURCES - 1])
 
 
 def _is_last(graph: Graph, index: int, jobs: Sequence[Job]) -> bool:
