@@ -38,6 +38,14 @@ def _place(backend: str | None) -> Backend:
     return runtime.get(backend) if backend else runtime.current()
 
 
+def _sizes(op: str, given: tuple[Any, ...]) -> tuple[int, ...]:
+    """Sizes of a new tensor, spelled f(2, 3) or f((2, 3))."""
+    sizes = sizes_of(given)
+    if any(size < 0 for size in sizes):
+        raise ShapeError(f"[{op}] sizes must be 0 or more, got {sizes}.")
+    return sizes
+
+
 def _finish(array: Array, requires_grad: bool) -> Tensor:
     made = Tensor(array)
     return made.requires_grad_() if requires_grad else made
@@ -51,9 +59,12 @@ def tensor(data: Any, dtype: DTypeLike = None, backend: str | None = None, requi
     """
     if isinstance(data, Tensor):
         data = data._array.numpy()
-    host = np.asarray(data)
+    try:
+        host = np.asarray(data)
+    except ValueError:
+        raise ShapeError("[tensor] nested lists must have equal lengths. Pad the shorter ones.") from None
     if host.dtype == object:
-        raise ShapeError("[tensor] nested lists must have equal lengths.")
+        raise DTypeError(f"[tensor] data must be numbers, nested lists of numbers, or a NumPy array, got {data!r:.60}.")
     if host.dtype.kind not in "fiubV" and dtype is None:
         raise DTypeError(f"[tensor] cannot make a tensor of {host.dtype}.")
     if not isinstance(data, (np.ndarray, np.generic)) and host.dtype == np.float64:
@@ -84,26 +95,26 @@ def from_dlpack(source: Any) -> Tensor:
 def full(shape: Sequence[int] | int, value: Number, dtype: DTypeLike = None, backend: str | None = None,
          requires_grad: bool = False) -> Tensor:
     """A tensor of one value. dtype defaults to that of the value: float32, int32 or bool."""
-    size = (shape,) if isinstance(shape, int) else tuple(shape)
+    size = shape if isinstance(shape, Sequence) else (shape,)
     kind = as_dtype(dtype) if dtype is not None else as_dtype(type(value))
-    return _finish(create.fill(size, value, kind, _place(backend)), requires_grad)
+    return _finish(create.fill(_sizes("full", tuple(size)), value, kind, _place(backend)), requires_grad)
 
 
 @places
 def zeros(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
-    return full(sizes_of(shape), 0, dtype, backend, requires_grad)
+    return full(_sizes("zeros", shape), 0, dtype, backend, requires_grad)
 
 
 @places
 def ones(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
-    return full(sizes_of(shape), 1, dtype, backend, requires_grad)
+    return full(_sizes("ones", shape), 1, dtype, backend, requires_grad)
 
 
 @places
 def empty(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None) -> Tensor:
     """A tensor of arbitrary values."""
     from .array import empty as empty_array
-    return Tensor(empty_array(sizes_of(shape), as_dtype(dtype), _place(backend)))
+    return Tensor(empty_array(_sizes("empty", shape), as_dtype(dtype), _place(backend)))
 
 
 @places
@@ -149,21 +160,22 @@ def eye(n: int, m: int | None = None, dtype: DTypeLike = "float32", backend: str
 @places
 def rand(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """Uniform in [0, 1); the same numbers on every backend for one seed."""
-    made = random_ops.uniform(sizes_of(shape), as_dtype(dtype), _place(backend), default_generator())
+    made = random_ops.uniform(_sizes("rand", shape), as_dtype(dtype), _place(backend), default_generator())
     return _finish(made, requires_grad)
 
 
 @places
 def randn(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
     """Standard normal."""
-    made = random_ops.normal(sizes_of(shape), as_dtype(dtype), _place(backend), default_generator())
+    made = random_ops.normal(_sizes("randn", shape), as_dtype(dtype), _place(backend), default_generator())
     return _finish(made, requires_grad)
 
 
 @places
-def randint(low: int, high: int, size: Sequence[int], dtype: DTypeLike = "int32", backend: str | None = None) -> Tensor:
+def randint(low: int, high: int, size: Sequence[int] | int, dtype: DTypeLike = "int32",
+            backend: str | None = None) -> Tensor:
     """Integers in [low, high); exactly the same on every backend for one seed."""
-    made = random_ops.randint(low, high, tuple(size), _place(backend), default_generator())
+    made = random_ops.randint(low, high, _sizes("randint", (size,)), _place(backend), default_generator())
     return Tensor(made).to(as_dtype(dtype))
 
 

@@ -34,6 +34,9 @@ def normal_dims(op: str, dim: Dims, ndim: int) -> tuple[int, ...]:
 def sizes_of(given: tuple[Any, ...]) -> tuple[int, ...]:
     """The two spellings of sizes: f(2, 3) and f((2, 3))."""
     first = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
+    for size in first:
+        if isinstance(size, numbers.Real) and not isinstance(size, numbers.Integral):  # int() would cut it off
+            raise DTypeError(f"[shape] sizes must be integers, got {size!r}. Use // where sizes are divided.")
     return tuple(int(s) for s in first)
 
 

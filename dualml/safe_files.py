@@ -16,7 +16,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +213,20 @@ def writing(path: Path, fix: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError(f"[file] {path} cannot be written: {error.strerror or error}. {fix}") from error
+
+
+@contextmanager
+def replacing(path: Path, fix: str) -> Iterator[Path]:
+    """A path to write to, which becomes `path` at the end: the file is there whole or as it was before. Raises
+    CheckpointError where the system refuses."""
+    partial = path.with_name(f"partial-{path.name}")
+    with writing(path, fix):
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
 
 
 def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:

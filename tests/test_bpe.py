@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +171,21 @@ def test_several_processes(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate(list(encode_file(path, chars, workers=1, block=999))), chars.encode(text))
 
 
+def test_processes_of_a_script_without_a_guard(tmp_path: Path) -> None:
+    """They import the script, which would start processes again: an error, where Python would wait for ever."""
+    BPETokenizer.train(SOURCE, 4096).save(tmp_path / "tokenizer.json")
+    (tmp_path / "text").write_text(SOURCE, encoding="utf-8")
+    script = tmp_path / "script.py"
+    script.write_text("from dualml.text import BPETokenizer, encode_file\n"
+                      "print(list(encode_file('text', BPETokenizer.load('tokenizer.json'), workers=2)))\n")
+    root = str(Path(__file__).resolve().parents[1])
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=dict(os.environ, PYTHONPATH=root),
+                          timeout=120, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert '[encode] one of 2 processes was killed' in done.stderr
+    assert done.stderr.rstrip().endswith('`if __name__ == "__main__":`. Or give workers=1.')
+
+
 def test_blocks_stay_small(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_text(SOURCE * 5, encoding="utf-8")
@@ -188,8 +207,34 @@ def test_empty_and_missing_files(tmp_path: Path) -> None:
 
 
 def test_saving_where_nothing_can_be_written(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be written"):
-        BPE.save(tmp_path / "no" / "t.json")
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "no" / "t.json", tmp_path / "file" / "t.json"):
+        with pytest.raises(DataError, match="cannot be written"):
+            BPE.save(place)
+
+
+@pytest.mark.parametrize(("special", "message"), [
+    ([""], "got ''"), (["<a>", "<b>", "<a>"], "got '<a>' again"), (["a"], "got 'a'. Name it otherwise, such as <|a|>"),
+    (["Ġof"], "got 'Ġof'")])
+def test_special_tokens_that_cannot_be_told_apart(special: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=regex.escape(message)):
+        BPETokenizer.train("of of of of", 270, special_tokens=special)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"{", b"[]", b"\xff", b"{}", b'{"kind": "bpe"}', b'{"kind": "char"}', b'{"kind": "char", "characters": ["a"]}',
+    b'{"kind": "char", "characters": ""}', b'{"kind": "char", "characters": "ab", "added": "c"}',
+    b'{"kind": "char", "characters": "ab", "added": ["a"]}', b'{"kind": "char", "characters": "ab", "added": [1]}'])
+def test_damaged_files_of_characters(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_bytes(content)
+    with pytest.raises(DataError):
+        CharTokenizer.load(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize("tokens", [[-1], [3], [0.5], ["a"]])
+def test_characters_of_ids_that_are_none(tokens: list[Any]) -> None:
+    with pytest.raises(DataError, match="tokens must be whole numbers"):
+        CharTokenizer("abc").decode(tokens)
 
 
 def test_command_line(tmp_path: Path) -> None:

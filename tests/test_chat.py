@@ -24,7 +24,7 @@ from dualml.data import TokenBatches
 from dualml.data.dialogues import load_dialogues
 from dualml.data.sources import load_text
 from dualml.errors import CheckpointError, DataError
-from dualml.models import GPT, GPTConfig
+from dualml.models import GPT, GPTConfig, SamplingOptions
 from dualml.models.chat import Chat, answers
 from dualml.text import CharTokenizer, Tokenizer
 from dualml.text.chat import ASSISTANT, END, USER, with_chat_tokens
@@ -134,8 +134,10 @@ class Parrot:
         self.config = GPTConfig(tokenizer.vocab_size, context)
         self.tokenizer, self.text, self.asked = tokenizer, text, list[str]()
 
-    def stream(self, tokens: np.ndarray, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
-               ) -> Iterator[int]:
+    def writer(self) -> Parrot:
+        return self
+
+    def write(self, tokens: list[int], options: SamplingOptions, seed: int = 0) -> Iterator[int]:
         self.asked.append(self.tokenizer.decode(tokens))
         assert len(tokens) < self.config.context
         while True:
@@ -146,6 +148,27 @@ def parrot(context: int, text: str, **options: Any) -> tuple[Chat, list[str]]:
     tokenizer = with_chat_tokens(CharTokenizer(LETTERS))
     model = Parrot(context, tokenizer, text)
     return Chat(model, tokenizer, **options), model.asked  # type: ignore[arg-type]
+
+
+def test_a_turn_reads_what_is_new(cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = with_chat_tokens(CharTokenizer(LETTERS))
+    dm.manual_seed(3)
+    model = GPT(GPTConfig(tokenizer.vocab_size, 64, layers=1, heads=2, width=16)).eval()
+    chat, read = Chat(model, tokenizer, "s", max_tokens=7), list[int]()
+    hidden = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda x, cache: (read.append(x.shape[1]), hidden(x, cache))[1])
+    options = {"temperature": 1.0, "seed": 5}
+    texts = [list(chat.answer(question, **options)) for question in ("ab", "cd", "ab")]  # type: ignore[arg-type]
+    assert read.pop(0) == 2 + 4 + 1, "system text, question, and who is next"
+    assert max(read) <= 1 + 1 + 5, "the last answer's last token, its end, and the question"
+    chat.reset()
+    assert [list(chat.answer(question, **options)) for question in ("ab", "cd", "ab")] == texts  # type: ignore[arg-type]
+    fresh, turns = model.stream, Chat(model, tokenizer, "s", max_tokens=7)
+    turns._turns = chat._turns[:1]
+    prompt, room = turns._fitted(np.append(turns._encode("user", "cd"), np.int32(turns.template.assistant)))
+    ids = list(islice(fresh(prompt, 1.0, seed=5), room))
+    assert "".join(texts[1]) == tokenizer.decode(ids[:next((i for i, t in enumerate(ids) if t in turns.template.stops),
+                                                           room)])
 
 
 def test_history_and_its_end() -> None:
@@ -228,14 +251,14 @@ def test_command(dualml: Command, tuned: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
 def test_ctrl_c_ends_an_answer_and_not_the_chat(capsys: pytest.CaptureFixture[str]) -> None:
     made, asked = parrot(64, "abc")
-    endless, before = made.model.stream, signal.getsignal(signal.SIGINT)
+    endless, before = made.model.write, signal.getsignal(signal.SIGINT)
 
     def stream(*words: Any, **options: Any) -> Iterator[int]:
         for count, token in enumerate(endless(*words, **options)):
             if count == 4:
                 os.kill(os.getpid(), signal.SIGINT)
             yield token
-    made.model.stream = stream  # type: ignore[method-assign]
+    made.model.write = stream  # type: ignore[attr-defined]
     _Talk(made, {}).answer("q")
     told = capsys.readouterr()
     assert (told.out, told.err) == ("abcab\n", "(Stopped.)\n")
@@ -296,3 +319,42 @@ class _Shown:
             self.unread += os.read(self.file, 4096).decode()
         assert "Traceback" not in self.unread
         self.unread = self.unread.partition(text)[2]
+
+
+@pytest.mark.parametrize("held_out", [0.0, 0.3])
+def test_an_interrupted_tuning_goes_on_exactly(run: Path, tmp_path: Path, held_out: float) -> None:
+    words = dict(backend="cpu", steps=9, context=48, held_out=held_out, eval_every=4, dropout=0.1)
+    whole = tune.prepare(run / "runs" / "base", str(run / "chat.jsonl"), tmp_path / "whole", **words)  # type: ignore[arg-type]
+    assert whole.execute()
+    broken = tune.prepare(run / "runs" / "base", str(run / "chat.jsonl"), tmp_path / "broken", **words)  # type: ignore[arg-type]
+    trainer = broken.trainer
+    save, trainer.save = trainer.save, lambda: (save(), os.kill(os.getpid(), signal.SIGINT))[0]  # type: ignore[method-assign]
+    assert not broken.execute()
+    assert trainer.step < 9
+    more = tune.resume(tmp_path / "broken")
+    assert (more.trainer.step, more.data.parts.keys()) == (trainer.step, {"train", "val"})
+    with pytest.raises(CheckpointError, match="is being trained by process"):
+        tune.resume(tmp_path / "broken")
+    assert more.execute()
+    assert more.trainer.metrics.losses == whole.trainer.metrics.losses
+    assert more.trainer.metrics.validations == whole.trainer.metrics.validations
+    states = [m.trainer.model.state_dict() for m in (more, whole)]
+    assert all(np.array_equal(states[0][n].numpy(), states[1][n].numpy()) for n in states[0])
+    with pytest.raises(DataError, match="is finished after step 9"):
+        tune.resume(tmp_path / "broken")
+
+
+def test_tunings_that_cannot_go_on(dualml: Command, run: Path, tuned: Path, tmp_path: Path) -> None:
+    code, _, err = dualml("tune", "runs/base", "--resume")
+    assert (code, "was not tuned. Go on with it by `dualml train --resume`" in err) == (1, True)
+    code, _, err = dualml("tune", str(tuned), "--resume", "--chat", "chat.jsonl", "--lr", "1")
+    assert (code, "--chat, --lr cannot change" in err) == (1, True)
+    code, _, err = dualml("tune", str(tuned), "--resume")
+    assert (code, "is finished after step 220" in err) == (1, True)
+    content = (run / "chat.jsonl").read_text(encoding="utf-8")
+    (run / "chat.jsonl").write_text(f"{content}\n{line(said('New?', 'Yes.'))}", encoding="utf-8")
+    try:
+        code, _, err = dualml("tune", str(tuned), "--resume")
+    finally:
+        (run / "chat.jsonl").write_text(content, encoding="utf-8")
+    assert (code, "they have changed since" in err) == (1, True)

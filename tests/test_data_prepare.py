@@ -213,7 +213,7 @@ def test_texts_that_say_where_they_go(tmp_path: Path) -> None:
     tokens = streams(tmp_path / "d")
     assert found.tokenizer.decode(tokens["train"]) == text(300, 1) + END_OF_TEXT
     assert found.tokenizer.decode(tokens["val"]) == text(100, 2) + END_OF_TEXT
-    with pytest.raises(DataError, match="validation must have some text, got none"):
+    with pytest.raises(DataError, match=r"FILES must have some text, got none in .*c"):
         prepare([first, source(tmp_path / "c", "", split="val")], tmp_path / "e", PrepareSettings("char"))
 
 
@@ -263,10 +263,19 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str, tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["t"]
 
 
+def test_a_tokenizer_that_cannot_be_is_refused_before_texts_are_read(tmp_path: Path) -> None:
+    BPETokenizer.train(text(2000), 290, special_tokens=[]).save(tmp_path / "none.json")
+    for wanted in ("bpe:9", "gpt5", str(tmp_path / "none.json")):
+        with pytest.raises(DataError, match=r"tokenizer|vocab_size"):
+            prepare([Source("t", tmp_path / "not there")], tmp_path / "d", PrepareSettings(wanted))
+
+
 def test_texts_that_cannot_be(tmp_path: Path) -> None:
+    whole = source(tmp_path / "whole", text(100))
     for content in ("", "\n\n"):
-        with pytest.raises(DataError, match="FILES must have some text, got none"):
-            prepare([source(tmp_path / "t", content)], tmp_path / "d", PrepareSettings("char"))
+        for others in ([], [whole]):
+            with pytest.raises(DataError, match=r"FILES must have some text, got none in .*t\. Leave away"):
+                prepare([*others, source(tmp_path / "t", content)], tmp_path / "d", PrepareSettings("char"))
     with pytest.raises(DataError, match="training must have some text"):
         prepare([source(tmp_path / "t", "x")], tmp_path / "d", PrepareSettings("char"))
     with pytest.raises(DataError, match="'nowhere', which does not exist"):

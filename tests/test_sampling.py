@@ -236,12 +236,16 @@ def test_what_is_refused(backend: str) -> None:
     ({"temperature": -1}, "temperature must be 0 or more, got -1"),
     ({"temperature": float("nan")}, "temperature must be 0 or more, got nan"),
     ({"top_k": 0}, "top_k must be at least 1, got 0"),
+    ({"top_k": 2.5}, "top_k must be a whole number, got 2.5"),
+    ({"top_k": True}, "top_k must be a whole number, got True"),
+    ({"top_p": "0.9"}, "top_p must be a number, got '0.9'"),
+    ({"temperature": None}, "temperature must be a number, got None"),
     ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
     ({"top_p": 1.5}, "top_p must be above 0 and at most 1, got 1.5"),
     ({"min_p": -0.1}, "min_p must be from 0 to 1, got -0.1"),
     ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0, got 0.0"),
 ])
-def test_options_are_checked(options: dict[str, float], message: str) -> None:
+def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ShapeError, match=rf"\[sample\] {message}"):
         SamplingOptions(**options)
 
@@ -251,3 +255,4 @@ def test_options_as_settings() -> None:
     assert found.dtype == np.float32
     assert np.allclose(found, [0.5, 3, 0.9, 0.1, 1.1])
     assert SamplingOptions().settings().tolist() == [1, 0, 1, 0, 1]
+    assert SamplingOptions(np.float32(0.5), np.int64(3)).settings().tolist() == [0.5, 3, 1, 0, 1]

@@ -121,6 +121,31 @@ def test_old_merges_options_and_flags() -> None:
     same(theirs, BPETokenizer.from_dict({"tokenizer": old}))
 
 
+@pytest.mark.parametrize("steps", [
+    [normalizers.NFD()], [normalizers.NFKC(), normalizers.Lowercase()], [normalizers.Strip(), normalizers.NFKD()],
+    [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()], [normalizers.Strip(True, False)],
+    [normalizers.Replace("a", "e"), normalizers.Prepend("x ")]], ids=str)
+@pytest.mark.parametrize("pre", ["gpt2", "gpt4", "prefix"])
+def test_normalizers(steps: list[Any], pre: str, tmp_path: Path) -> None:
+    theirs = trained(pre)
+    theirs.normalizer = normalizers.Sequence(steps)
+    theirs.add_tokens([hf.AddedToken("ÀÉ", normalized=True), hf.AddedToken("IT'S", normalized=False)])
+    ours = load(theirs)
+    same(theirs, ours)
+    for text in ("ΟΔΟΣ ΣΑΣ Σ", "  x İI ﬁ²\u0301 ", "ÀÉ àé IT'S it's", "\u2003 a\u0300\u3000"):
+        assert ours.encode(text).tolist() == theirs.encode(text).ids
+    ours.save(tmp_path / "tokenizer.json")
+    same(hf.Tokenizer.from_file(str(tmp_path / "tokenizer.json")), ours)
+    assert ours.safe_cut(LONG.encode()) == 0
+
+
+def test_their_own_byte_level_class(tmp_path: Path) -> None:
+    theirs = hf.ByteLevelBPETokenizer(lowercase=True, unicode_normalizer="nfkc", add_prefix_space=True)
+    theirs.train_from_iterator(CORPUS, 500, show_progress=False)
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    same(theirs, BPETokenizer.load(tmp_path / "tokenizer.json"))
+
+
 def test_ignore_merges_and_odd_orders() -> None:
     """Vocabulary without merges, and a merge that needs what a later one makes."""
     vocab = {c: i for i, c in enumerate(BYTE_TO_CHAR)}
@@ -216,7 +241,8 @@ def _parts() -> dict[str, Any]:
     for _ in range(50):
         deep = {"type": "Sequence", "pretokenizers": [deep]}
     token = {"id": 257, "content": "<x>", "special": True}
-    return {"normalizer": change("normalizer", {"type": "Lowercase"}),
+    return {"normalizer": change("normalizer", {"type": "Precompiled"}),
+            "strip": change("normalizer", {"type": "Strip", "strip_left": 1}),
             "normalizer text": change("normalizer", "NFC"), "no pre-tokenizer": change("pre_tokenizer", None),
             "metaspace": change("pre_tokenizer", {"type": "Metaspace"}), "deep": change("pre_tokenizer", deep),
             "pre list": change("pre_tokenizer", [1]),

@@ -41,7 +41,7 @@ Backend = Annotated[str, typer.Option(help="auto, cpu, webgpu or cuda.")]
 def attention(text: TextArgument, out: Out = Path("attention.html"), run: Run = None, step: Step = None,
               model: Model = None, backend: Backend = "auto") -> None:
     from ..models.attention_maps import attention_maps
-    from ..safe_files import writing
+    from ..safe_files import replacing
     from .sample import _load
     if model is not None and (run is not None or step is not None):
         raise DataError("[attention] --model cannot be combined with --run or --step, which choose a run.")
@@ -50,10 +50,8 @@ def attention(text: TextArgument, out: Out = Path("attention.html"), run: Run = 
     maps = attention_maps(found, tokens)
     page = make_page(text, [spelled(tokenizer, token) for token in tokens], maps,
                      f"{path}, on {found.wte.weight.backend}")
-    partial = out.with_name(f"partial-{out.name}")
-    with writing(out, "Name another file with --out."):
+    with replacing(out, "Name another file with --out.") as partial:
         partial.write_text(page, encoding="utf-8")
-        partial.replace(out)
     print(f"{out}: {len(maps)} layers of {len(maps[0])} heads on {len(tokens)} tokens. Open it in a browser.",
           file=sys.stderr)
 

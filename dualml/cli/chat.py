@@ -55,6 +55,8 @@ def chat(run: Run = None, step: Step = None, once: Once = None, system: System =
     options = {"temperature": temperature, "top_k": top_k, "seed": seed}
     talk = _Talk(Chat(model, tokenizer, system, max_tokens), options)
     if once is not None:
+        if not once.strip():
+            raise DataError("[chat] --once must have a question, got none.")
         talk.answer(once)
         return
     _say(f"# {path}, on {model.wte.weight.backend}")

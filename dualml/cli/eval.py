@@ -28,7 +28,8 @@ perplexity depend on the tokenizer; bits per byte do not, and compare any two mo
   dualml eval --json                                     for programs
 """
 
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder. Default: the newest one.")]
+Out = Annotated[Path | None, typer.Option("--out", "--run", metavar="DIR", help=(
+    "The run's folder. Default: the newest one."))]
 Step = Annotated[int | None, typer.Option(help="The checkpoint of this step instead of the newest.")]
 TextOption = Annotated[str | None, typer.Option("--text", metavar="NAME|FILE", help=(
     "Another text than the run's, in characters that its tokenizer knows."))]
@@ -42,6 +43,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def evaluate(out: Out = None, step: Step = None, text: TextOption = None, data: Data = None,
              batches: Batches = None, backend: Backend = "auto", as_json: Json = False) -> None:
     from ..train import load_for_evaluation
+    from ..train.evaluation import figure
     if text is not None and data is not None:
         raise DataError("[eval] --text and --data exclude each other: leave one away.")
     trainer, found, path = load_for_evaluation(out, backend, step, text, batches, data=data)
@@ -53,5 +55,5 @@ def evaluate(out: Out = None, step: Step = None, text: TextOption = None, data: 
         return
     print(f"{found.kind:<16} {found.name}, {result.tokens:,} tokens, {result.bytes:,} bytes\n"
           f"loss             {result.loss:.4f} nats per token\n"
-          f"perplexity       {result.perplexity:.2f}\n"
+          f"perplexity       {figure(result.perplexity)}\n"
           f"bits per byte    {result.bits_per_byte:.4f}")

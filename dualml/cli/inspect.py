@@ -88,6 +88,9 @@ def _open(model: Path | None) -> tuple[Path, Mapping[str, Any]]:
     if (model / COMMIT).exists():
         verify(model)
     elif not any((model / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
+        if (model / "manifest.json").exists():
+            raise CheckpointError(f"[inspect] {model} is a data folder and has no model. `dualml data info {model}` "
+                                  "shows what it holds.")
         for file in model.iterdir():
             refuse_pickle(file)
         kept = model / "checkpoints"

@@ -34,7 +34,7 @@ HELP = """Generate text from a trained model.
   dualml sample --model ~/models/SmolLM2-135M           a folder in Hugging Face's form, or a repository of its hub
 """
 
-Prompt = Annotated[str, typer.Option(help="The text to go on from.")]
+Prompt = Annotated[str, typer.Option(help="The text to go on from.", show_default="a new line")]
 Tokens = Annotated[int, typer.Option(help="How many tokens to write.")]
 Temperature = Annotated[float, typer.Option(help="Below 1 more certain, above 1 more varied; 0 is the likeliest text.")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Draw only among so many likeliest tokens.")]
@@ -45,11 +45,12 @@ MinP = Annotated[float | None, typer.Option("--min-p", help="Draw only tokens at
 Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Above 1: less of what is in the text already.")]
 Stop = Annotated[list[str] | None, typer.Option(help="End before this string (\\n is a new line). May be given again.")]
 Cache = Annotated[str | None, typer.Option(help="float32, or int8: a quarter of the memory for keys and values.")]
-Beams = Annotated[int, typer.Option(help="Search for the likeliest text with so many beams instead of drawing.")]
+Beams = Annotated[int, typer.Option(min=1, help="Search for the likeliest text with so many beams instead of drawing.")]
 Draft = Annotated[Path | None, typer.Option("--draft", metavar="DIR", help=(
     "A run, or a folder in Hugging Face's form, of a smaller model with the same tokenizer: it writes ahead."))]
 Seed = Annotated[int, typer.Option(help="The same seed writes the same text.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder. Default: the newest one.")]
+Out = Annotated[Path | None, typer.Option("--out", "--run", metavar="DIR", help=(
+    "The run's folder. Default: the newest one."))]
 Step = Annotated[int | None, typer.Option(help="The checkpoint of this step instead of the newest.")]
 Model = Annotated[str | None, typer.Option("--model", metavar="DIR|REPO", help=(
     "A GPT-2, Llama, Qwen2 or Qwen3 from a folder or the Hugging Face hub, instead of a run."))]
@@ -69,6 +70,11 @@ def sample(prompt: Prompt = "\n", tokens: Tokens = 400, temperature: Temperature
     if tokens < 0:
         raise DataError(f"[sample] tokens must be 0 or more, got {tokens}.")
     options = SamplingOptions(temperature, top_k, top_p, min_p, repetition_penalty)
+    if beams > 1:
+        _refuse("--beams", {"--draft": draft, "--cache": cache, "--top-k": top_k, "--top-p": top_p, "--min-p": min_p,
+                            "--repetition-penalty": None if repetition_penalty == 1 else repetition_penalty})
+    if draft is not None:
+        _refuse("--draft", {"--cache": cache})
     found, tokenizer, path = _load(model, out, step, backend)
     begin = tokenizer.encode(prompt, **({"add_special": True} if model is not None else {}))
     ends = _ends(found, tokenizer)
@@ -76,11 +82,18 @@ def sample(prompt: Prompt = "\n", tokens: Tokens = 400, temperature: Temperature
     print(f"# {path}, on {found.wte.weight.backend}", file=sys.stderr)
     print(prompt, end="", flush=True)
     source = _searched(found, begin, tokens, beams, ends) if beams > 1 else _drawn(
-        found, begin, options, seed, cache, _draft(draft, backend))
+        found, begin, options, seed, cache, _draft(draft, backend, tokenizer))
     drawn = islice(takewhile(lambda t: t not in ends, source), tokens)
     for text in until(_texts(tokenizer, drawn), stops):
         print(text, end="", flush=True)
     print()
+
+
+def _refuse(name: str, others: dict[str, Any]) -> None:
+    """Raises DataError where options are given that would have no effect."""
+    given = [other for other, value in others.items() if value is not None]
+    if given:
+        raise DataError(f"[sample] {', '.join(given)} cannot be combined with {name}, which would not heed it.")
 
 
 def _drawn(model: Any, begin: list[int], options: Any, seed: int, cache: str | None, draft: Any) -> Iterator[int]:
@@ -106,13 +119,17 @@ def _searched(model: Any, begin: list[int], tokens: int, beams: int, ends: set[i
     return iter(beam_search(model, begin[-room:], tokens, beams, ends)[0].tokens)
 
 
-def _draft(path: Path | None, backend: str) -> Any:
-    """The model that writes ahead, if there is one."""
+def _draft(path: Path | None, backend: str, tokenizer: Any) -> Any:
+    """The model that writes ahead, if there is one. Raises DataError where its tokens mean other text."""
+    from ..data.corpus import agree
     if path is None:
         return None
-    if (path / "config.json").is_file():
-        return _load(str(path), None, None, backend)[0]
-    return _load(None, path, None, backend)[0]
+    model = str(path) if (path / "config.json").is_file() else None
+    found, other, _ = _load(model, None if model else path, None, backend)
+    if other.vocab_size != tokenizer.vocab_size or not agree(other, tokenizer):
+        raise DataError(f"[sample] --draft must have the model's tokenizer, got another one in {path}. Train both with "
+                        "the same --tokenizer FILE, or write without a draft.")
+    return found
 
 
 def _load(model: str | None, out: Path | None, step: int | None, backend: str) -> tuple[Any, Any, Any]:

@@ -19,6 +19,8 @@ HELP = """Train a tokenizer, and see what it makes of text.
 
   dualml tokenizer show 'Hello, world!' --tokenizer tokenizer.json     the pieces in colours, with their ids
 
+  dualml tokenizer show 'Hello, world!' --tokenizer stories/tokenizer.json   of a data folder, of characters too
+
   echo Hello | dualml tokenizer encode --tokenizer tokenizer.json | dualml tokenizer decode --tokenizer tokenizer.json
 """
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich")
@@ -47,6 +49,7 @@ def train(files: Files, vocab_size: Size = 4096, out: Out = Path("tokenizer.json
     from ..text import BPETokenizer
     from ..text.stream import read_blocks
     names = ["<|endoftext|>"] if special is None else special
+    _refuse_early(files, out)
     cutter = BPETokenizer.blank(pattern, names)
     with Progress(console=Console(stderr=True)) as progress:
         reading = progress.add_task("reading", total=sum(f.stat().st_size for f in files if f.is_file()) or None)
@@ -61,6 +64,19 @@ def train(files: Files, vocab_size: Size = 4096, out: Out = Path("tokenizer.json
                                   progress=lambda done, total: progress.update(merging, completed=done, total=total))
     made.save(out)
     print(f"{out}: {made.vocab_size:,} tokens")
+    if made.vocab_size < vocab_size:
+        print(f"The texts have no pairs for more of the {vocab_size:,}: longer texts have.", file=sys.stderr)
+
+
+def _refuse_early(files: list[Path], out: Path) -> None:
+    """Raises DataError for empty files and for an output that cannot be, before the work."""
+    empty = [str(file) for file in files if file.is_file() and not file.stat().st_size]
+    if empty:
+        raise DataError(f"[tokenizer] FILES must have some text, got none in {', '.join(empty[:8])}. Leave away what "
+                        "is empty.")
+    if out.is_dir() or not out.parent.is_dir():
+        raise DataError(f"[tokenizer] --out must be a file in a folder that exists, got {out}. Make the folder, or "
+                        "name another file.")
 
 
 @app.command("show")
@@ -106,7 +122,11 @@ def decode(ids: Ids = None, tokenizer: Required = Path("tokenizer.json")) -> Non
 
 
 def _load(path: Path) -> Any:
-    from ..text import WordPieceTokenizer, load_tokenizer_json
+    from ..text import CharTokenizer, WordPieceTokenizer, load_tokenizer_json
+    from ..text.tokenizer_json import read
+    content = read(path)
+    if isinstance(content, dict) and content.get("kind") == "char":
+        return CharTokenizer.from_dict(content)
     found = load_tokenizer_json(path)
     if isinstance(found, WordPieceTokenizer):
         raise DataError(f"[tokenizer] {path} must be of byte pairs, got WordPiece, whose tokens have no bytes.")

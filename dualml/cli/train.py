@@ -52,10 +52,17 @@ Minutes = Annotated[float | None, typer.Option(help=(
 Batch = Annotated[int | None, typer.Option(help="Sequences in one forward pass.")]
 Accumulation = Annotated[int | None, typer.Option(help="Forward passes in one step.")]
 Context = Annotated[int | None, typer.Option(help="Tokens the model sees at once.")]
+Layers = Annotated[int | None, typer.Option(help="Blocks of the model. Default: as the preset, as the next two.")]
+Heads = Annotated[int | None, typer.Option(help="Attention heads of a block.")]
+Width = Annotated[int | None, typer.Option(help="Numbers that stand for a token, a multiple of the heads.")]
 Dropout = Annotated[float | None, typer.Option(help="Probability of dropout, against learning a small text by heart.")]
 Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate after the warm-up.")]
 MinRate = Annotated[float | None, typer.Option("--min-lr", help="Learning rate at the end.")]
 Warmup = Annotated[int | None, typer.Option(help="Steps over which the learning rate rises.")]
+Decay = Annotated[float | None, typer.Option("--weight-decay", help="AdamW's, of matrices only.")]
+Clip = Annotated[float | None, typer.Option(help="The largest norm of all gradients together; 0 for any.")]
+Beta1 = Annotated[float | None, typer.Option(help="AdamW's memory of gradients.")]
+Beta2 = Annotated[float | None, typer.Option(help="AdamW's memory of their squares.")]
 EvalEvery = Annotated[int | None, typer.Option(help="Steps between validations, samples and checkpoints.")]
 EvalBatches = Annotated[int | None, typer.Option(help="Batches in one validation.")]
 SampleTokens = Annotated[int | None, typer.Option(help=(
@@ -64,6 +71,8 @@ Seed = Annotated[int | None, typer.Option(help=(
     "Decides initial weights, order of data and dropout, on every backend alike."))]
 Precision = Annotated[str | None, typer.Option(help=(
     "float32, float16 or bfloat16: of matrix products and attention, where the device has it. Weights stay float32."))]
+Keep = Annotated[int | None, typer.Option(help=(
+    "Checkpoints that stay, the newest ones; the best one stays beside them. Default: 2."))]
 Board = Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard too, to DIR/tensorboard.")]
 Plain = Annotated[bool, typer.Option("--plain", help=(
     "Lines instead of a live display; so it is too where the output is no terminal."))]
@@ -72,15 +81,17 @@ Plain = Annotated[bool, typer.Option("--plain", help=(
 def train(preset: Preset = "gpt-nano", text: TextOption = None, data: Data = None, tokenizer: TokenizerOption = None,
           backend: BackendOption = None, out: Out = None, resume: Resume = False, steps: Steps = None,
           minutes: Minutes = None, batch: Batch = None, accumulation: Accumulation = None, context: Context = None,
-          dropout: Dropout = None, lr: Rate = None, min_lr: MinRate = None, warmup: Warmup = None,
-          eval_every: EvalEvery = None, eval_batches: EvalBatches = None,
-          sample_tokens: SampleTokens = None, seed: Seed = None, precision: Precision = None,
+          layers: Layers = None, heads: Heads = None, width: Width = None, dropout: Dropout = None, lr: Rate = None,
+          min_lr: MinRate = None, warmup: Warmup = None, weight_decay: Decay = None, clip: Clip = None,
+          beta1: Beta1 = None, beta2: Beta2 = None, eval_every: EvalEvery = None, eval_batches: EvalBatches = None,
+          sample_tokens: SampleTokens = None, seed: Seed = None, precision: Precision = None, keep: Keep = None,
           tensorboard: Board = False, plain: Plain = False) -> None:
     from .. import train as training
     reporter = training.make_reporter(plain)
     changes = dict(text=text, tokenizer=tokenizer, batch=batch, accumulation=accumulation, context=context,
-                   dropout=dropout, lr=lr, min_lr=min_lr, warmup=warmup, eval_every=eval_every,
-                   eval_batches=eval_batches, sample_tokens=sample_tokens, seed=seed, precision=precision)
+                   layers=layers, heads=heads, width=width, dropout=dropout, lr=lr, min_lr=min_lr, warmup=warmup,
+                   weight_decay=weight_decay, clip=clip, beta1=beta1, beta2=beta2, eval_every=eval_every,
+                   eval_batches=eval_batches, sample_tokens=sample_tokens, seed=seed, precision=precision, keep=keep)
     if resume:
         kept: dict[str, Any] = {name: changes.pop(name) for name in training.MAY_CHANGE}
         _refuse_changes(changes, preset)

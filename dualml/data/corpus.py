@@ -105,7 +105,7 @@ class ShardCorpus:
         return self.shards.tokenizer
 
     def batches(self, tokenizer: Tokenizer, context: int, batch: int, seed: int, ahead: int = 2) -> Batches:
-        if not _agree(self.shards.tokenizer, tokenizer):
+        if not agree(self.shards.tokenizer, tokenizer):
             raise DataError(f"[data] {self.shards.folder} must be made with the model's tokenizer, got another one's "
                             "tokens, which mean other text. Prepare it with --tokenizer FILE, the tokenizer.json of "
                             "the data that the model was trained on.")
@@ -118,7 +118,7 @@ class ShardCorpus:
             self._reading.close()
 
 
-def _agree(ours: Tokenizer, models: Tokenizer) -> bool:
+def agree(ours: Tokenizer, models: Tokenizer) -> bool:
     """Whether each of our tokens means the same to a model, which may know more, such as those of a chat."""
     if models.vocab_size < ours.vocab_size:
         return False

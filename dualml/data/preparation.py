@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..text import BPETokenizer, CharTokenizer, encode_texts, end_of_text, make_tokenizer
+from ..text import BPETokenizer, CharTokenizer, Tokenizer, encode_texts, end_of_text, make_tokenizer
+from ..text.bpe_train import refuse_size
+from ..text.files import bpe_size
 from .documents import BLOCK, Source
 from .manifest import Manifest
 from .shard_writer import SHARD_TOKENS, Part, no_end_of_text, refuse_used, write_shards
@@ -66,14 +68,14 @@ def prepare(sources: Sequence[Source], out: str | Path, settings: PrepareSetting
     Args:
         progress: called as the work goes on.
     Raises:
-        DataError: a text cannot be read, is no UTF-8 text or too short; `out` is there already; the tokenizer does not
-            fit.
+        DataError: a text cannot be read, is empty or no UTF-8; `out` is there already; the tokenizer does not fit.
     """
     settings = settings or PrepareSettings()
     refuse_used(Path(out))
+    given = _given(settings.tokenizer)
     scan = _Scan(settings, any(source.split for source in sources))
     scan.read(sources, progress)
-    tokenizer = _tokenizer(sources, settings, scan, progress)
+    tokenizer = given or _learned(sources, settings, scan, progress)
     parts = _parts(sources, settings, tokenizer, scan, progress)
     return write_shards(out, parts, tokenizer, [(s.name, s.nbytes) for s in sources], settings.shard_tokens)
 
@@ -93,8 +95,10 @@ class _Scan:
     def read(self, sources: Sequence[Source], progress: Progress) -> None:
         """Reads every text once."""
         total, done, alphabet = sum(s.nbytes for s in sources), 0, self.settings.tokenizer == "char"
+        _refuse_empty([s for s in sources if not s.nbytes])
+        empty = []
         for source in sources:
-            before = self.characters
+            before, documents = self.characters, self.documents
             for text, last in source.read(self.settings.documents, _anywhere):
                 self.characters += len(text)
                 self.documents += last
@@ -102,6 +106,8 @@ class _Scan:
                     self.alphabet.update(text)
                 progress("reading", min(total, done + self.characters - before), total)
             done += source.nbytes
+            empty += [source] if self.documents == documents else []
+        _refuse_empty(empty)
         if not self.characters:
             raise DataError("[data] FILES must have some text, got none.")
         progress("reading", total, total)
@@ -115,23 +121,43 @@ class _Scan:
         return min(max(1, int(self.characters * (1 - share))), self.characters - 1)
 
 
+def _refuse_empty(sources: Sequence[Source]) -> None:
+    """Raises DataError that names texts without any text."""
+    if sources:
+        more = f" and {len(sources) - 8:,} more" if len(sources) > 8 else ""
+        names = ", ".join(str(source.path or source.name) for source in sources[:8])
+        raise DataError(f"[data] FILES must have some text, got none in {names}{more}. Leave away what is empty.")
+
+
 def _anywhere(data: bytes) -> int:
     """A cut for what is only counted: before the last character."""
     return next((i for i in range(len(data) - 1, 0, -1) if data[i] & 0xC0 != 0x80), 0)
 
 
-def _tokenizer(sources: Sequence[Source], settings: PrepareSettings, scan: _Scan,
-               progress: Progress) -> BPETokenizer | CharTokenizer:
+def _given(wanted: str) -> BPETokenizer | CharTokenizer | None:
+    """The tokenizer of a file, None for one that is to be learned. What cannot be is refused before texts are read."""
+    size = bpe_size(wanted)
+    if size is not None:
+        refuse_size(size, 1)
+    return None if wanted == "char" or size is not None else _fit(make_tokenizer(wanted, ()))
+
+
+def _fit(tokenizer: Tokenizer) -> BPETokenizer | CharTokenizer:
+    if end_of_text(tokenizer) is None:
+        raise no_end_of_text()
+    assert isinstance(tokenizer, (BPETokenizer, CharTokenizer))
+    return tokenizer
+
+
+def _learned(sources: Sequence[Source], settings: PrepareSettings, scan: _Scan,
+             progress: Progress) -> BPETokenizer | CharTokenizer:
     def merging(done: int, total: int) -> None:
         progress("learning merges", done, total)
     if settings.tokenizer == "char":
         made = make_tokenizer("char", scan.alphabet, special=(END_OF_TEXT,))
     else:
         made = make_tokenizer(settings.tokenizer, _sample(sources, settings, scan, progress), merging)
-    if end_of_text(made) is None:
-        raise no_end_of_text()
-    assert isinstance(made, (BPETokenizer, CharTokenizer))
-    return made
+    return _fit(made)
 
 
 def _sample(sources: Sequence[Source], settings: PrepareSettings, scan: _Scan, progress: Progress) -> Iterator[str]:

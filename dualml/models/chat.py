@@ -10,6 +10,7 @@ from ..errors import DataError
 from ..text import Tokenizer, decode_stream
 from ..text.chat import ChatTemplate
 from .generation import TextModel
+from .sampling import SamplingOptions
 
 
 class Chat:
@@ -25,6 +26,7 @@ class Chat:
         if max_tokens < 1:
             raise DataError(f"[chat] max_tokens must be at least 1, got {max_tokens}.")
         self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
+        self._writer = model.writer()  # it has read what was said so far
         self.template = ChatTemplate(tokenizer)
         self._system = self._encode("system", system) if system else np.empty(0, np.int32)
         self._turns: list[np.ndarray] = []  # question and answer each, the oldest first
@@ -45,10 +47,11 @@ class Chat:
         """
         asked = np.append(self._encode("user", question), np.int32(self.template.assistant))
         prompt, room = self._fitted(asked)
+        options = SamplingOptions(temperature, top_k)
         self.cut, written = True, []
 
         def tokens() -> Iterator[int]:
-            for token in self.model.stream(prompt, temperature=temperature, top_k=top_k, seed=seed):
+            for token in self._writer.write(prompt.tolist(), options, seed):
                 if token in self.template.stops:
                     self.cut = False
                     return

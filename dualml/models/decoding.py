@@ -42,7 +42,11 @@ class Decoding:
         self.token = empty((batch,), int32, self.backend)  # of each text, drawn but not read yet
         self.seen = from_numpy(np.zeros((batch, model.config.vocab_size), np.uint32), uint32, self.backend)
         self.texts: list[list[int]] = [[] for _ in range(batch)]
-        self.settings = from_numpy((options or SamplingOptions()).settings(), backend=self.backend)
+        self._draw_by(options or SamplingOptions(), seed)
+
+    def _draw_by(self, options: SamplingOptions, seed: int) -> None:
+        """How tokens are drawn from here on."""
+        self.settings = from_numpy(options.settings(), backend=self.backend)
         self.generator = Generator(seed)
         self.state = self.generator.state(self.backend)
         self._recapture()
@@ -106,6 +110,14 @@ class Decoding:
         return grows
 
     # ---- writing ----
+
+    def write(self, prompt: Sequence[int], options: SamplingOptions, seed: int = 0) -> Iterator[int]:
+        """The tokens of a single text that follow a prompt, without an end. Where it begins as the text before, as a
+        conversation does that goes on, only what is new is read."""
+        self._draw_by(options, seed)
+        self.read([prompt])
+        for drawn in self:
+            yield drawn[0]
 
     def _write_one(self) -> None:
         """Reads the token of every text that was drawn last, and draws the next."""

@@ -51,10 +51,15 @@ class TextModel(nn.Module):
             cache: dtype of the cache of keys and values; "int8" needs a quarter of float32's memory.
         """
         options = SamplingOptions(temperature, top_k, top_p, min_p, repetition_penalty)
-        decoding = Decoding(self, 1, options, seed, cache)
-        decoding.read([list(tokens)])
-        for drawn in decoding:
-            yield drawn[0]
+        yield from self.writer(cache).write(list(tokens), options, seed)
+
+    def writer(self, cache: str | None = None) -> Decoding:
+        """What writes one text after another and keeps the last one's keys and values: see Decoding.write.
+
+        Args:
+            cache: their dtype.
+        """
+        return Decoding(self, cache=cache)
 
     def generate(self, tokens: Tokens | Sequence[Tokens], max_new_tokens: int, temperature: float = 1.0,
                  top_k: int | None = None, seed: int = 0, *, stop: Collection[int] = (), **options: Any) -> Any:

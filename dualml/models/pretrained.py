@@ -50,6 +50,10 @@ def from_pretrained(path: str | Path, backend: str | None = None, revision: str 
     folder = Path(path)
     if not folder.is_dir():
         folder = download(str(path), revision)
+    if (folder / "checkpoints").is_dir() and not (folder / "config.json").exists():
+        raise CheckpointError(f"[from_pretrained] {folder} is a run of dualml, not a folder in Hugging Face's form. "
+                              "On the command line --out names a run; in Python, dualml.train.load_for_sampling loads "
+                              "it.")
     hf = read_json(folder / "config.json")
     family = family_of(hf)
     tensors = _named(family, load_folder(folder))

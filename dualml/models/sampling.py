@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -29,6 +30,11 @@ class SamplingOptions:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value, whole = getattr(self, field.name), field.name == "top_k"
+            number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+            if not number and not (value is None and field.default is None):
+                raise ShapeError(f"[sample] {field.name} must be a {'whole ' if whole else ''}number, got {value!r}.")
         for name, wanted, right in (
                 ("temperature", "0 or more", 0 <= self.temperature < math.inf),
                 ("top_k", "at least 1", self.top_k is None or self.top_k >= 1),

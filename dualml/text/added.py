@@ -11,7 +11,7 @@ import regex
 from ..errors import DataError
 
 _SPACES = regex.compile(r"\s*")
-_WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _WORD = regex.compile(r"\w")
 
 
@@ -63,7 +63,7 @@ class AddedSplitter:
             if token.single_word and (_WORD.match(text[start - 1:start]) or _WORD.match(text[stop:stop + 1])):
                 continue
             if token.lstrip:
-                start = done + len(text[done:start].rstrip(_WHITE)) if start > done else start
+                start = done + len(text[done:start].rstrip(WHITE)) if start > done else start
             if token.rstrip:
                 stop = _SPACES.match(text, stop).end()
             if done < start:
@@ -72,6 +72,15 @@ class AddedSplitter:
             done = stop
         if done < len(text):
             yield text[done:], None
+
+
+def refuse_special(texts: Sequence[str], taken: Collection[str]) -> None:
+    """Raises DataError for a special token without text, named twice, or spelled as a token that there is."""
+    for place, text in enumerate(texts):
+        if not text or text in texts[:place] or text in taken:
+            raise DataError("[tokenizer] special tokens must be texts of their own, each named once, got "
+                            f"{text!r}{' again' if text in texts[:place] else ''}. Name it otherwise, such as "
+                            f"<|{text or 'name'}|>.")
 
 
 def choose(tokens: Sequence[AddedToken], allowed: str | Collection[str]) -> tuple[AddedToken, ...]:

@@ -6,17 +6,18 @@ token, best first. Every text and every byte string has tokens, and decodes to i
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
-from .added import AddedSplitter, AddedToken, choose
+from .added import AddedSplitter, AddedToken, choose, refuse_special
 from .chunks import BLOCK, chunks, cuts
 from .merges import CACHE_WORD, WordCache, as_merger, pack
+from .normalizers import normalization
 from .patterns import BYTE_TO_CHAR, PATTERNS, unprintable
 from .pretokenize import PreTokenizer, describe
 from .tokenizer import checked_ids, checked_text, register_tokenizer
@@ -33,17 +34,18 @@ class BPETokenizer:
         pre_tokenizer: its description in Hugging Face's format.
         added: tokens that are found as whole texts.
         ignore_merges: a word that is in the vocabulary is taken as it is (Llama 3).
-        normalizer: None or "NFC".
+        normalizer: its description in Hugging Face's format, if it has one.
         around: ids before and after a text, for encode(..., add_special=True).
         post_processor: kept for saving.
     """
 
     def __init__(self, vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], pre_tokenizer: Mapping[str, Any],
-                 added: Sequence[AddedToken] = (), *, ignore_merges: bool = False, normalizer: str | None = None,
+                 added: Sequence[AddedToken] = (), *, ignore_merges: bool = False, normalizer: Any = None,
                  around: tuple[Sequence[int], Sequence[int]] = ((), ()), post_processor: Any = None) -> None:
         self.vocab, self.merges, self.added = dict(vocab), list(merges), tuple(added)
         self.pre_tokenizer = PreTokenizer(pre_tokenizer)
         self.ignore_merges, self.normalizer, self.post_processor = ignore_merges, normalizer, post_processor
+        self._normalize = normalization(normalizer)
         self._around = tuple(np.asarray(ids, np.int32) for ids in around)
         self._bytes = _token_bytes(self.vocab, self.added)
         if any(number >= len(self._bytes) for side in self._around for number in side.tolist()):
@@ -65,11 +67,15 @@ class BPETokenizer:
             vocab_size: tokens in all, special ones too; fewer where the text has no more pairs.
             pattern: gpt2, gpt4, gpt4o, qwen, or a regular expression.
             progress: called with (merges done, merges in all).
+        Raises:
+            DataError: a size too small, a text without words, or special tokens that cannot be told from others.
         """
         from .bpe_train import learn
+        refuse_special(special_tokens, BYTE_TO_CHAR)
         spec = describe(PATTERNS.get(pattern, pattern), prefix_space)
         vocab, merges = learn([texts] if isinstance(texts, str) else texts, vocab_size - len(special_tokens),
                               PreTokenizer(spec), tuple(special_tokens), progress)
+        refuse_special(special_tokens, vocab)
         added = [AddedToken(len(vocab) + i, content) for i, content in enumerate(special_tokens)]
         return cls(vocab, merges, spec, added)
 
@@ -144,7 +150,8 @@ class BPETokenizer:
     def safe_cut(self, data: bytes) -> int:
         """Where UTF-8 text may be cut so that the parts' tokens are those of the whole: the last place, 0 for none."""
         rstrip = any(token.rstrip for token in self.added)
-        if not self.pre_tokenizer.chunked or any(token.single_word for token in self.added):
+        local = self._normalize is None or self.normalizer == {"type": "NFC"}  # others may change what is at a cut
+        if not self.pre_tokenizer.chunked or not local or any(token.single_word for token in self.added):
             return 0
         inside = {content[i:i + 2] for content in (t.content.encode() for t in self.added) for i in range(len(content))}
         start = max(0, len(data) - BLOCK)
@@ -163,15 +170,16 @@ class BPETokenizer:
 
     def _encode(self, text: str, allowed: str | Collection[str], add_special: bool) -> np.ndarray:
         chosen = choose(self.added, allowed)
-        raw = tuple(t for t in chosen if not (self.normalizer and t.normalized))
-        late = tuple(t for t in chosen if self.normalizer and t.normalized)
+        change = self._normalize
+        raw = tuple(t for t in chosen if not (change and t.normalized))
+        late = tuple(replace(t, content=change(t.content)) for t in chosen if change and t.normalized)
         packed: list[bytes] = []
         for piece, token in self._split(raw, text):
             if token is not None:
                 packed.append(pack(chr(token.id)))
                 continue
-            if self.normalizer:
-                piece = unicodedata.normalize("NFC", piece)
+            if change:
+                piece = change(piece)
             for plain, inner in self._split(late, piece):
                 packed += [pack(chr(inner.id))] if inner is not None else self._encode_plain(plain)
         tokens = np.frombuffer(b"".join(packed), "<i4").astype(np.int32)

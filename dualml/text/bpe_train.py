@@ -27,9 +27,7 @@ Progress = Callable[[int, int], None]
 def learn(texts: Iterable[str], size: int, pre_tokenizer: PreTokenizer, special: tuple[str, ...] = (),
           progress: Progress | None = None) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges for `size` tokens. Raises DataError for fewer than 256, or a text without words."""
-    if not 256 <= size <= 0x10FFFF:
-        raise DataError(f"[train] vocab_size must be from 256, and one more per special token, to {0x10FFFF:,}, got "
-                        f"{size + len(special)}.")
+    refuse_size(size + len(special), len(special))
     counted = count_words(texts, pre_tokenizer, special)
     if not counted:
         raise DataError("[train] text must have at least one word, got none.")
@@ -37,6 +35,14 @@ def learn(texts: Iterable[str], size: int, pre_tokenizer: PreTokenizer, special:
     spelled = list(_ORDER)
     merges = [(spelled[a], spelled[b]) for a, b in _merge(words, list(counted.values()), size, spelled, progress)]
     return {token: number for number, token in enumerate(spelled)}, merges
+
+
+def refuse_size(vocab_size: int, special: int) -> None:
+    """Raises DataError for a size that has no room for all bytes and so many special tokens, or more than there are
+    characters."""
+    if not 256 + special <= vocab_size <= 0x10FFFF + special:
+        raise DataError(f"[train] vocab_size must be from 256, and one more per special token, to {0x10FFFF:,}, got "
+                        f"{vocab_size}.")
 
 
 def count_words(texts: Iterable[str], pre_tokenizer: PreTokenizer, special: tuple[str, ...] = ()) -> Counter[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from ..errors import DataError
 from .added import AddedSplitter, AddedToken, choose
-from .tokenizer import register_tokenizer
+from .tokenizer import checked_ids, register_tokenizer
 
 
 class CharTokenizer:
@@ -82,11 +81,7 @@ class CharTokenizer:
         return "".join(pieces).encode("utf-8", "surrogatepass")
 
     def _pieces(self, tokens: Iterable[int]) -> list[str]:
-        found = np.asarray(list(tokens), np.int64)
-        if found.size and not (found.min() >= 0 and found.max() < self.vocab_size):
-            raise DataError(f"[decode] tokens must be in [0, {self.vocab_size - 1}], got {found.min()} to "
-                            f"{found.max()}.")
-        return [self._texts[t] for t in found]
+        return [self._texts[t] for t in checked_ids(tokens, self.vocab_size)]
 
     def safe_cut(self, data: bytes) -> int:
         """The last place of UTF-8 text where a character begins: text may be cut between two, not in special tokens."""
@@ -100,15 +95,27 @@ class CharTokenizer:
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> CharTokenizer:
-        return cls(saved["characters"], saved.get("added", ()))
+        """Raises DataError for what is no such dict."""
+        characters, added = saved.get("characters"), saved.get("added", [])
+        if not isinstance(characters, str) or not isinstance(added, list | tuple) \
+                or not all(isinstance(text, str) for text in added):
+            raise DataError(f"[tokenizer] characters must be a text, and added a list of texts, got "
+                            f"{str(characters)[:40]!r} and {str(added)[:40]!r}.")
+        return cls(characters, added)
 
     def save(self, path: str | Path) -> None:
-        text = json.dumps(self.to_dict(), ensure_ascii=False)
-        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair as its escape
+        """Writes to_dict as JSON, whole or not at all."""
+        from .tokenizer_json import write
+        write(self.to_dict(), Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> CharTokenizer:
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Reads what save wrote. Raises DataError for a damaged file, or one of another kind."""
+        from .tokenizer_json import as_object, read
+        saved = as_object(read(Path(path)), "a tokenizer of characters")
+        if saved.get("kind") != "char":
+            raise DataError(f"[tokenizer] {path} must be of kind 'char', got {str(saved.get('kind'))[:40]!r}.")
+        return cls.from_dict(saved)
 
     def _unknown(self, text: str, place: int) -> DataError:
         known = "".join(self._texts)

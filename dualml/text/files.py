@@ -62,12 +62,10 @@ def read_tokenizer(path: Path) -> Tokenizer:
             raise DataError(f"[tokenizer] {path} must be of byte-level BPE for data and training, got one of the "
                             "SentencePiece kind, which only comes with a loaded model.")
         return from_json(content)
-    added = content.get("added", [])
-    if not isinstance(content.get("characters"), str) or not isinstance(added, list) \
-            or not all(isinstance(text, str) for text in added):
-        raise DataError(f"[tokenizer] characters in {path} must be a text, and added a list of texts, got "
-                        f"{str(content.get('characters'))[:40]!r} and {str(added)[:40]!r}.")
-    return load_tokenizer(content)
+    try:
+        return load_tokenizer(content)
+    except DataError as error:
+        raise DataError(f"{error} Look into {path}.") from None
 
 
 def load_tokenizer_json(path: str | Path) -> BPETokenizer | SentencePieceTokenizer | WordPieceTokenizer:

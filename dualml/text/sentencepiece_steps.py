@@ -22,15 +22,20 @@ Change = Callable[[str], str]
 
 def step_kinds(content: dict[str, Any], part: str) -> set[str]:
     """The types of the steps that a part of a file has."""
-    return {step["type"] for step in _steps(content.get(part), part)}
+    return {step["type"] for step in all_steps(content.get(part), part)}
 
 
 def normalization(spec: object) -> Change:
     """The function that a normalizer describes."""
-    return partial(_all, [_change(step) for step in _steps(spec, "normalizer")])
+    return partial(_all, [change(step) for step in all_steps(spec, "normalizer")])
 
 
-def _change(step: dict[str, Any]) -> Change:
+def change(step: dict[str, Any], more: str = "") -> Change:
+    """The function that one step describes. Raises DataError for others.
+
+    Args:
+        more: steps that the caller knows besides.
+    """
     if step["type"] in _FORMS:
         return partial(unicodedata.normalize, step["type"])
     if step["type"] == "Prepend":
@@ -38,7 +43,7 @@ def _change(step: dict[str, Any]) -> Change:
         return lambda text: before + text if text else text
     if step["type"] == "Replace":
         return _replace(step)
-    raise _unsupported("normalizer", step["type"], f"Prepend, Replace, {', '.join(_FORMS)}, Sequence")
+    raise _unsupported("normalizer", step["type"], f"{more}Prepend, Replace, {', '.join(_FORMS)}, Sequence")
 
 
 def _replace(step: dict[str, Any]) -> Change:
@@ -88,7 +93,7 @@ class PreTokenization:
 
 def pre_tokenization(spec: object) -> PreTokenization:
     """What a pre-tokenizer describes: none, Metaspace, or Gemma's Split at spaces."""
-    steps = list(_steps(spec, "pre_tokenizer"))
+    steps = list(all_steps(spec, "pre_tokenizer"))
     if not steps:
         return PreTokenization()
     step = steps[0]
@@ -137,7 +142,7 @@ class Decoding:
 
 def decoding(spec: object, tokens: Iterable[str]) -> Decoding:
     """What a decoder describes: Replace, ByteFallback, Fuse and Strip in this order, or Metaspace."""
-    steps = list(_steps(spec, "decoder"))
+    steps = list(all_steps(spec, "decoder"))
     kinds = [step["type"] for step in steps]
     if kinds == ["Metaspace"]:
         return _metaspace_decoding(steps[0], tokens)
@@ -192,11 +197,11 @@ def _text(step: dict[str, Any], name: str) -> str:
 
 
 def _unsupported(part: str, kind: str, supported: str) -> DataError:
-    return DataError(f"[tokenizer] {part} {kind[:80]!r} is not supported for a model with byte_fallback or marks for "
-                     f"spaces. Supported: {supported}.")
+    return DataError(f"[tokenizer] {part} {kind[:80]!r} is not supported for this kind of model. Supported: "
+                     f"{supported}.")
 
 
-def _steps(spec: object, part: str, depth: int = 0) -> list[dict[str, Any]]:
+def all_steps(spec: object, part: str, depth: int = 0) -> list[dict[str, Any]]:
     """The steps of a part, Sequences resolved."""
     if spec is None:
         return []
@@ -209,4 +214,4 @@ def _steps(spec: object, part: str, depth: int = 0) -> list[dict[str, Any]]:
     if not isinstance(inner, list) or len(inner) > _LONGEST:
         raise DataError(f"[tokenizer] {_LISTS[part]} must be a list of at most {_LONGEST} steps, got "
                         f"{type(inner).__name__}.")
-    return [step for one in inner for step in _steps(one, part, depth + 1)]
+    return [step for one in inner for step in all_steps(one, part, depth + 1)]

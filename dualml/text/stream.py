@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -12,6 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
@@ -92,7 +95,7 @@ def encode_texts(blocks: Iterable[tuple[T, list[str]]], tokenizer: Tokenizer, wo
     way, so that memory stays bounded.
 
     Raises:
-        DataError: a text cannot be encoded, or a process was killed.
+        DataError: a text cannot be encoded, a process was killed, or the script cannot be imported by the processes.
     """
     if workers == 1:
         for label, texts in blocks:
@@ -100,7 +103,7 @@ def encode_texts(blocks: Iterable[tuple[T, list[str]]], tokenizer: Tokenizer, wo
         return
     waiting: deque[tuple[T, Future[list[np.ndarray]]]] = deque()
     context = multiprocessing.get_context("spawn")  # a fork would share the GPU's handles
-    with ProcessPoolExecutor(workers, context, _start, (tokenizer.to_dict(), allowed_special)) as pool:
+    with _saved(tokenizer) as saved, ProcessPoolExecutor(workers, context, _start, (saved, allowed_special)) as pool:
         try:
             for label, texts in blocks:
                 with _deaf():
@@ -112,10 +115,30 @@ def encode_texts(blocks: Iterable[tuple[T, list[str]]], tokenizer: Tokenizer, wo
                 label, future = waiting.popleft()
                 yield label, future.result()
         except BrokenProcessPool:
-            raise DataError(f"[encode] one of {workers} processes was killed, perhaps for want of memory. Use fewer "
-                            "--workers.") from None
+            raise DataError(f"[encode] one of {workers} processes was killed, perhaps for want of memory: use fewer. "
+                            f"{_GUARD if _plain_script() else ''}".rstrip()) from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+_GUARD = ("Several processes import the script that asks for them: there, what it does must stand under "
+          "`if __name__ == \"__main__\":`. Or give workers=1.")
+
+
+def _plain_script() -> bool:
+    """Whether the program is a file of the user's, and not a command or a prompt."""
+    main = sys.modules["__main__"]
+    return getattr(main, "__spec__", None) is None and str(getattr(main, "__file__", "")).endswith(".py")
+
+
+@contextmanager
+def _saved(tokenizer: Tokenizer) -> Iterator[str]:
+    """A file with the tokenizer. As an argument of new processes, what is larger than a pipe's buffer would have us
+    wait for ever where one of them dies before it reads."""
+    with TemporaryDirectory(prefix="dualml-") as folder:
+        path = Path(folder) / "tokenizer"
+        path.write_bytes(pickle.dumps(tokenizer.to_dict()))
+        yield str(path)
 
 
 @contextmanager
@@ -135,11 +158,11 @@ def _encode(tokenizer: Any, texts: list[str], allowed: Special) -> list[np.ndarr
     return [tokenizer.encode(t) if allowed == "all" else tokenizer.encode(t, allowed_special=allowed) for t in texts]
 
 
-def _start(saved: dict[str, Any], allowed: Special) -> None:
+def _start(saved: str, allowed: Special) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_together, daemon=True).start()
-    _worker = load_tokenizer(saved), allowed
+    _worker = load_tokenizer(pickle.loads(Path(saved).read_bytes())), allowed
 
 
 def _end_together() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,10 @@ def write(content: Any, path: Path) -> None:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(f"[tokenizer] {path} cannot be written: {error.strerror or error}.") from None
+        with suppress(OSError):
+            partial.unlink()
+        raise DataError(f"[tokenizer] {path} cannot be written: {error.strerror or error}. Name another file, free "
+                        "some space, or see to the folder's permissions.") from None
 
 
 def to_json(tokenizer: BPETokenizer) -> dict[str, Any]:
@@ -54,7 +57,7 @@ def to_json(tokenizer: BPETokenizer) -> dict[str, Any]:
              "merges": [list(pair) for pair in tokenizer.merges]}
     return {"version": "1.0", "truncation": None, "padding": None,
             "added_tokens": [dict(vars(token)) for token in sorted(tokenizer.added, key=lambda t: t.id)],
-            "normalizer": {"type": "NFC"} if tokenizer.normalizer else None,
+            "normalizer": tokenizer.normalizer,
             "pre_tokenizer": tokenizer.pre_tokenizer.spec, "post_processor": tokenizer.post_processor,
             "decoder": byte_level(prefix_space=True), "model": model}
 
@@ -72,7 +75,7 @@ def from_json(content: Any) -> BPETokenizer:
     merges = read_merges(model.get("merges"), vocab)
     added = added_tokens(content.get("added_tokens"), vocab)
     post = content.get("post_processor")
-    return BPETokenizer(vocab, merges, content.get("pre_tokenizer"), added, normalizer=_normalizer(content),
+    return BPETokenizer(vocab, merges, content.get("pre_tokenizer"), added, normalizer=content.get("normalizer"),
                         ignore_merges=flag(model, "ignore_merges", False), around=around(post), post_processor=post)
 
 
@@ -172,13 +175,3 @@ def read_merges(merges: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:
             raise DataError(f"[tokenizer] merge {at} must be of tokens in the vocabulary, got {missing[0][:80]!r}.")
         found.append((left, right))
     return found
-
-
-def _normalizer(content: dict[str, Any]) -> str | None:
-    found = content.get("normalizer")
-    if found is None or found == {"type": "Sequence", "normalizers": []}:
-        return None
-    kind = as_object(found, "normalizer").get("type")
-    if kind != "NFC":
-        raise DataError(f"[tokenizer] normalizer {str(kind)[:80]!r} is not supported. Supported: NFC or none.")
-    return "NFC"

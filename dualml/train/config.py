@@ -33,6 +33,8 @@ class TrainConfig:
         eval_batches: validation batches, the same ones each time.
         sample_tokens: in a sample on the way; three times as many at the end; 0 for none.
         precision: of matrix products and attention, one of dualml.amp.PRECISIONS. All else is float32.
+        keep: checkpoints that stay on disk, the newest ones, and the best beside them.
+        layers, heads, width: of the model, in place of the preset's.
     """
 
     preset: str = "gpt-nano"
@@ -57,18 +59,28 @@ class TrainConfig:
     sample_tokens: int = 160
     seed: int = 1337
     precision: str = "float32"
+    keep: int = 2
+    layers: int | None = None
+    heads: int | None = None
+    width: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             kind = type(getattr(self, field.name))
             allowed = str(field.type).split(" | ")
             self._check(field.name, any(kind in _KINDS[name] for name in allowed), f"of type {field.type}")
-        positive = ("steps", "batch", "accumulation", "context", "lr", "eval_batches")
+        positive = ("steps", "batch", "accumulation", "context", "lr", "eval_batches", "keep")
         for name in positive:
             self._check(name, getattr(self, name) > 0, "above 0")
+        for name in ("layers", "heads", "width"):
+            self._check(name, getattr(self, name) is None or getattr(self, name) > 0, "above 0")
         for name in ("min_lr", "warmup", "weight_decay", "clip", "eval_every", "seed", "sample_tokens"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        self._check("dropout", 0 <= self.dropout < 1, "in [0, 1)")
+        for name in ("dropout", "beta1", "beta2"):
+            self._check(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        for name in ("lr", "min_lr", "weight_decay", "clip"):
+            self._check(name, getattr(self, name) < math.inf, "finite")
+        self._check("seed", self.seed < 1 << 63, "below 2^63")
         self._check("minutes", self.minutes is None or 0 < self.minutes < math.inf, "above 0")
         self._check("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         self._check("preset", self.preset in PRESETS, f"one of {', '.join(PRESETS)}")
@@ -80,6 +92,12 @@ class TrainConfig:
     @property
     def tokens_per_step(self) -> int:
         return self.batch * self.context * self.accumulation
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What the model has of its own, of dualml.models.GPTConfig's fields."""
+        own = {name: getattr(self, name) for name in ("layers", "heads", "width")}
+        return {"context": self.context, "dropout": self.dropout, **{n: v for n, v in own.items() if v is not None}}
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -43,7 +43,13 @@ class Evaluation:
         return {**asdict(self), "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
 
     def __str__(self) -> str:
-        return f"{self.loss:.4f} (perplexity {self.perplexity:.2f}, {self.bits_per_byte:.3f} bits per byte)"
+        bits = figure(self.bits_per_byte, 3)
+        return f"{figure(self.loss, 4)} (perplexity {figure(self.perplexity)}, {bits} bits per byte)"
+
+
+def figure(value: float, digits: int = 2) -> str:
+    """A number for people; of what has diverged not all digits."""
+    return f"{value:.{digits}f}" if value < 1e6 else f"{value:.2e}"
 
 
 def evaluate(model: GPT, forward: Callable[[str, int], Tensor], batches: int, tokens: int, nbytes: int) -> Evaluation:

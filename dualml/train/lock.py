@@ -40,11 +40,15 @@ class FolderLock:
             os.write(file, f"{os.getpid()}\n".encode())
 
     def release(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)  # which unlocks
-            self._file = -1
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)  # which unlocks
 
-    __del__ = release
+    def __del__(self) -> None:
+        try:  # noqa: SIM105
+            self.release()
+        except Exception:  # when the interpreter ends, modules may be gone; the lock goes with the process
+            pass
 
 
 if sys.platform == "win32":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from .evaluation import Evaluation
+from .evaluation import Evaluation, figure
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -158,8 +158,8 @@ class RichReporter(Reporter):
 
     def evaluated(self, step: int, found: Evaluation) -> None:
         self.validations.append((step, found.loss))
-        self.console.print(f"step {step:,}: validation loss [bold magenta]{found.loss:.4f}[/], perplexity "
-                           f"{found.perplexity:.2f}, {found.bits_per_byte:.3f} bits per byte")
+        self.console.print(f"step {step:,}: validation loss [bold magenta]{figure(found.loss, 4)}[/], perplexity "
+                           f"{figure(found.perplexity)}, {figure(found.bits_per_byte, 3)} bits per byte")
 
     def sample(self, step: int, text: str) -> None:
         from rich.padding import Padding

@@ -3,7 +3,6 @@ left in its folder when it is over (checkpoints, metrics.jsonl, loss.png, sample
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from .. import checkpoints, random, runtime
 from ..data import Corpus, open_corpus, same_corpus
 from ..errors import CheckpointError, DataError
 from ..models import GPT, GPTConfig
-from ..safe_files import writing
+from ..safe_files import replacing
 from ..text import Tokenizer, load_tokenizer
 from . import plot
 from .config import TrainConfig
@@ -23,7 +22,7 @@ from .report import Reporter
 from .tensorboard import Board
 from .trainer import SAMPLE_SECONDS, Trainer
 
-MAY_CHANGE = ("lr", "min_lr", "precision")  # in the middle of a run: what gets one on that has broken
+MAY_CHANGE = ("lr", "min_lr", "precision", "keep")  # in the middle of a run: what gets one on that has broken
 
 
 @dataclass
@@ -83,10 +82,8 @@ class Run:
 
     def _leave(self, name: str, write: Callable[[Path], object]) -> None:
         """A file of the run's folder, there whole or not at all."""
-        partial = self.folder / f"partial-{name}"
-        with writing(self.folder / name, "The run itself is saved."):
+        with replacing(self.folder / name, "The run itself is saved.") as partial:
             write(partial)
-            os.replace(partial, self.folder / name)
 
     def _picture(self) -> None:
         metrics, sizes = self.trainer.metrics, self.trainer.config
@@ -102,8 +99,7 @@ def build(config: TrainConfig, backend: str, tokenizer: Tokenizer, corpus: Corpu
     """Model and trainer on a backend. The model is the preset's for this vocabulary, unless its sizes are given."""
     from ..models import PRESETS
     if model is None:
-        model = GPTConfig(**{**PRESETS[config.preset], "vocab_size": tokenizer.vocab_size, "context": config.context,
-                             "dropout": config.dropout})
+        model = GPTConfig(**{**PRESETS[config.preset], "vocab_size": tokenizer.vocab_size, **config.sizes})
     ahead = max(2, config.accumulation)
     data = corpus.batches(tokenizer, model.context, config.batch, config.seed, ahead)
     about = {corpus.kind: corpus.reference}
@@ -169,14 +165,14 @@ def _restored(folder: Path, backend: str | None, reporter: Reporter, steps: int 
     path = checkpoints.latest(folder / "checkpoints", reporter.note)
     state = checkpoints.read_state(path)
     if "chat" in state:
-        raise CheckpointError(f"[resume] {folder} was tuned on conversations, and its text would undo that. Tune it "
-                              "again with dualml tune, or name the run that it began with.")
+        raise CheckpointError(f"[resume] {folder} was tuned on conversations, and its text would undo that. Go on "
+                              "with `dualml tune --resume`, or name the run that it began with.")
     with checkpoints.reading(path):
         config = TrainConfig.from_dict(state["config"]).changed(**changes)
         if steps is not None or minutes is not None:
             config = TrainConfig.from_dict(config.to_dict() | {"steps": steps or 10**7, "minutes": minutes})
         corpus = same_corpus(state, changes.get("data"))
-        tokenizer, model = load_tokenizer(state["tokenizer"]), _sizes(path, state["model"])
+        tokenizer, model = load_tokenizer(state["tokenizer"]), model_sizes(path, state["model"])
         trainer = build(config, backend or state["backend"], tokenizer, corpus, folder, reporter, model)
         trainer.restore(path)
     return trainer, corpus
@@ -190,7 +186,7 @@ def load_for_sampling(out: str | Path | None = None, backend: str = "auto", step
     path = checkpoints.latest(kept) if step is None else checkpoints.find(kept, step)
     state = checkpoints.read_state(path)
     with checkpoints.reading(path), runtime.use_backend(backend):
-        model = GPT(_sizes(path, state["model"]))
+        model = GPT(model_sizes(path, state["model"]))
         checkpoints.load_model(path, model)
         return model, load_tokenizer(state["tokenizer"]), path
 
@@ -212,14 +208,14 @@ def load_for_evaluation(out: str | Path | None = None, backend: str = "auto", st
     with checkpoints.reading(path):
         config = TrainConfig.from_dict(state["config"]).changed(eval_batches=batches)
         found = open_corpus(text or "", data) if text or data else same_corpus(state)
-        tokenizer, model = load_tokenizer(state["tokenizer"]), _sizes(path, state["model"])
+        tokenizer, model = load_tokenizer(state["tokenizer"]), model_sizes(path, state["model"])
         trainer = build(config, backend, tokenizer, found, None, None, model)
         checkpoints.load_model(path, trainer.model)
         trainer.step = state["step"]
     return trainer, found, path
 
 
-def _sizes(path: Path, saved: Mapping[str, Any]) -> GPTConfig:
+def model_sizes(path: Path, saved: Mapping[str, Any]) -> GPTConfig:
     """A checkpoint's model sizes, which must fit the file with its weights: a model is not built on a file's word."""
     sizes = GPTConfig(**saved)
     needed = 4 * sizes.width * (sizes.vocab_size + 12 * sizes.layers * sizes.width)

@@ -204,7 +204,7 @@ class Trainer:
         self.metrics.flush(sync=True)  # a checkpoint's losses must not be lost where it is not
         self._saved = self.step
         folder = self.folder / "checkpoints"
-        return checkpoints.save(folder, self.step, self.model, self.optimizer, state, protect=protect)
+        return checkpoints.save(folder, self.step, self.model, self.optimizer, state, self.config.keep, protect)
 
     def restore(self, path: Path) -> None:
         """Goes on from a checkpoint as if there had been no break."""

@@ -19,11 +19,12 @@ from ..errors import CheckpointError, DataError
 from ..models import GPT
 from ..models.chat import answers
 from ..nn import init
+from ..text import load_tokenizer
 from ..text.chat import ChatTemplate, with_chat_tokens
 from .config import TrainConfig
 from .lock import FolderLock
 from .report import Reporter
-from .run import load_for_sampling, runs
+from .run import load_for_sampling, model_sizes, runs
 from .trainer import Trainer
 
 STEPS = 2400         # where nothing else is said
@@ -95,7 +96,7 @@ class Tuning:
                  f"model: {sizes.layers} layers, {sizes.heads} heads, width {sizes.width}, context {sizes.context}, "
                  f"vocabulary {sizes.vocab_size}",
                  f"training: {bound}, {config.tokens_per_step:,} tokens a step, lr {config.lr:g}, seed {config.seed}",
-                 f"folder: {self.folder}",
+                 f"folder: {self.folder}" + (f", going on after step {trainer.step:,}" if trainer.step else ""),
                  f"{trainer.backend.name}: {device.name} ({device.driver})"]
         return f"tune · {trainer.model.num_parameters():,} parameters", lines
 
@@ -147,7 +148,7 @@ def prepare(run: str | Path | None = None, chat: str = BUILTIN, out: str | Path 
     if checkpoints.steps(folder / "checkpoints"):
         raise DataError(f"[tune] {folder} already holds a run. Name another --out.")
     about = {name: value for name, value in saved.items() if name not in _OF_TRAINER}
-    about["chat"] = {"source": dialogues.source, "sha256": dialogues.sha256, "began": str(began)}
+    about["chat"] = {"source": dialogues.source, "sha256": dialogues.sha256, "began": str(began), "held_out": held_out}
     lock = FolderLock(folder)
     with runtime.use_backend(backend):
         random.manual_seed(config.seed)
@@ -156,6 +157,54 @@ def prepare(run: str | Path | None = None, chat: str = BUILTIN, out: str | Path 
     trainer.dialogues = kept
     trainer.metrics.rewind(-1)  # of a run that was killed before its first checkpoint
     return Tuning(trainer, data, dialogues, began, lock, notes)
+
+
+def resume(run: str | Path | None = None, backend: str | None = None, reporter: Reporter | None = None,
+           root: Path = Path("runs")) -> Tuning:
+    """A tuning that was interrupted, ready to go on exactly where it stopped.
+
+    Args:
+        run: the tuned run's folder; by default the newest below `root`.
+        backend: another one than before, if wished.
+    Raises:
+        CheckpointError: it was not tuned, is being trained, or its conversations have changed.
+        DataError: it is finished.
+    """
+    folder, reporter = Path(run) if run is not None else newest(root, tuned=True), reporter or Reporter()
+    if not checkpoints.steps(folder / "checkpoints"):
+        checkpoints.latest(folder / "checkpoints")  # says what is wrong
+    lock = FolderLock(folder)
+    try:
+        return _restored(folder, lock, backend, reporter)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _restored(folder: Path, lock: FolderLock, backend: str | None, reporter: Reporter) -> Tuning:
+    path = checkpoints.latest(folder / "checkpoints", reporter.note)
+    state = checkpoints.read_state(path)
+    if "chat" not in state:
+        raise CheckpointError(f"[tune] {folder} was not tuned. Go on with it by `dualml train --resume`, or name a "
+                              "tuned run.")
+    with checkpoints.reading(path):
+        config, chat = TrainConfig.from_dict(state["config"]), state["chat"]
+        dialogues = load_dialogues(chat["source"])
+        if dialogues.sha256 != chat["sha256"]:
+            raise CheckpointError(f"[tune] the conversations in {chat['source']} are not those that the run was tuned "
+                                  "on: they have changed since. Restore them, or tune anew.")
+        tokenizer, sizes = load_tokenizer(state["tokenizer"]), model_sizes(path, state["model"])
+        parts, kept, notes = _split(dialogues, ChatTemplate(tokenizer), sizes.context, chat.get("held_out", 0.0))
+        data = DialogueBatches(parts, sizes.context, config.batch, config.seed)
+        about = {name: value for name, value in state.items() if name not in _OF_TRAINER}
+        with runtime.use_backend(backend or state["backend"]):
+            random.manual_seed(config.seed)
+            trainer = ChatTrainer(GPT(sizes), data, tokenizer, config, folder, reporter, about)
+        trainer.dialogues = kept
+        trainer.restore(path)
+    if trainer.step >= trainer.plan.total:
+        raise DataError(f"[tune] {folder} is finished after step {trainer.step:,}. Teach it more without --resume.")
+    return Tuning(trainer, data, dialogues, Path(chat["began"]), lock, notes)
 
 
 def _settings(saved: Mapping[str, Any], parts: dict[str, list[Tokens]], context: int, epochs: int | None,
