@@ -1,17 +1,51 @@
-// Each thread counts what comes before its own index: the smaller ones, and the equal ones at earlier positions.
+// A block sorts its own indices, and counts before which of them each of the others comes. What comes before its k-th
+// are k of its own and all that were counted up to there. Whole numbers add up to the same in any order.
 struct alignas(4 * W) Indices { int v[W]; };
 
+__device__ constexpr u32 power_below(u32 n) { return n < 2 ? 1 : 2 * power_below(n / 2); }
+
 KERNEL {
-    const u32 i = blockIdx.x * BLOCK + threadIdx.x;
-    if (i >= p.N) return;
-    const int own = indices[i];
-    u32 place = 0;
+    __shared__ int keys[BLOCK], ranked[BLOCK];
+    __shared__ u32 from[BLOCK], counts[BLOCK], sums[BLOCK / 32];
+    const u32 t = threadIdx.x, begin = blockIdx.x * BLOCK, own = min(BLOCK, p.N - begin);
+    const int key = t < own ? indices[begin + t] : 0;
+    keys[t] = key;
+    counts[t] = 0;
+    __syncthreads();
+    u32 rank = 0;
 #pragma unroll 4
-    for (u32 j = 0; j < p.N / W; j++) {
+    for (u32 j = 0; j < own; j++) rank += (keys[j] < key) | ((keys[j] == key) & (j < t));
+    if (t < own) { ranked[rank] = key; from[rank] = begin + t; }
+    __syncthreads();
+    for (u32 j = t; j < p.N / W; j += BLOCK) {
+        if (j * W - begin < own) continue;  // its own: those before begin wrap around
+        const bool earlier = j * W < begin;
         const Indices other = ((const Indices*)indices)[j];
+        u32 smaller[W] = {};  // of its own, those that come before the other
 #pragma unroll
-        for (u32 e = 0; e < W; e++) place += (other.v[e] < own) | ((other.v[e] == own) & (j * W + e < i));
+        for (u32 step = power_below(BLOCK); step; step /= 2)
+#pragma unroll
+            for (u32 e = 0; e < W; e++) {
+                const u32 next = smaller[e] + step;
+                if (next > own) continue;
+                const int mine = ranked[next - 1];
+                if (mine < other.v[e] || (mine == other.v[e] && !earlier)) smaller[e] = next;
+            }
+#pragma unroll
+        for (u32 e = 0; e < W; e++)
+            if (smaller[e] < own) atomicAdd(&counts[smaller[e]], 1u);
     }
-    order[place] = int(i);
-    sorted[place] = own;
+    __syncthreads();
+    u32 before = counts[t];
+#pragma unroll
+    for (u32 d = 1; d < 32; d <<= 1) {
+        const u32 more = __shfl_up_sync(ALL_LANES, before, d);
+        if (t % 32 >= d) before += more;
+    }
+    if (t % 32 == 31) sums[t / 32] = before;
+    __syncthreads();
+    for (u32 w = 0; w < t / 32; w++) before += sums[w];
+    if (t >= own) return;
+    order[t + before] = int(from[t]);
+    sorted[t + before] = ranked[t];
 }

@@ -8,7 +8,8 @@ from pathlib import Path
 
 FLAGS = {
     "DUALML_BACKEND": "backend chosen at start: auto, cpu, webgpu or cuda (default auto)",
-    "DUALML_DEBUG": "1 device chosen, 2 every launch with its time, 3 with its shapes, 4 generated sources",
+    "DUALML_DEBUG": "1 device chosen, 2 every launch with its time, 3 with its shapes, 4 generated sources, "
+                    "5 PTX or SPIR-V",
     "DUALML_CHECK": "1 re-runs the NumPy reference after every launch and stops at the first kernel that disagrees",
     "DUALML_CACHE": "folder for compiled kernels and downloaded texts (default: the user's cache folder)",
     "DUALML_ADAPTER": "part of the name of the WebGPU adapter to use, where there are several",

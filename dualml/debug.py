@@ -28,7 +28,8 @@ def _values(launch: Launch, index: int) -> np.ndarray:
     """What an argument of a launch holds now, on the host."""
     bound, dtype = launch.bindings[index], launch.spec.dtype(launch.spec.kernel.args[index])
     itemsize = launch.backend.storage(dtype).itemsize
-    return Array(bound.buffer, _shapes(launch)[index], dtype, bound.offset // itemsize).numpy()
+    with runtime.recorded_by(None):  # a look at a step being captured is no part of it
+        return Array(bound.buffer, _shapes(launch)[index], dtype, bound.offset // itemsize).numpy()
 
 
 class Trace:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,25 +21,10 @@ import numpy as np
 from . import runtime
 from .array import Array, from_numpy
 from .backends.base import Backend
-from .kernel import Scalar
 from .ops.elementwise import evaluate
 from .ops.matmul import gemm
+from .programs.costs import moved, operations
 from .programs.recording import user_line
-
-Dims = Mapping[str, Scalar]
-
-# Operations of the kernels that compute more than they move, as multiply-adds count two. Causal attention skips half.
-_FLOPS: dict[str, Callable[[Dims], float]] = {
-    "matmul": lambda d: 2.0 * d["B"] * d["M"] * d["N"] * d["K"],
-    "matmul_pair": lambda d: 2.0 * (d["M"] * d["N"] * d["K"] + d["M2"] * d["N2"] * d["K2"]),
-    "attention_forward": lambda d: 4.0 * _scores(d) * d["D"],
-    "attention_backward": lambda d: 10.0 * _scores(d) * d["D"],
-}
-
-
-def _scores(d: Dims) -> float:
-    whole = float(d["B"]) * d["H"] * d["TQ"] * d["TK"]
-    return whole if d["offset"] >= d["TK"] else whole / 2
 
 
 @dataclass(slots=True)
@@ -112,10 +97,9 @@ class Profile:
         timed = backend in self._waiting
         if not timed:
             backend.synchronize()
-        flops = _FLOPS[spec.kernel.name](launch.dims) if spec.kernel.name in _FLOPS else 0.0
-        moved = sum(b.nbytes * (2 if a.access not in ("read", "write") else 1)
-                    for a, b in zip(spec.kernel.args, launch.bindings, strict=True))
-        one = Timed(spec.kernel.name, backend.name, time.perf_counter() - self._began, self._began, moved, flops,
+        seconds = time.perf_counter() - self._began
+        nbytes = moved(spec, [((id(b.buffer), b.offset), b.nbytes) for b in launch.bindings])
+        one = Timed(spec.kernel.name, backend.name, seconds, self._began, nbytes, operations(spec, launch.dims),
                     user_line())
         self.launches.append(one)
         if timed:
@@ -146,8 +130,9 @@ class Profile:
         memory, compute = self._floor() if rows else (1.0, 1.0)
         for row in rows[:most]:
             floor = max(row.nbytes / memory, row.flops / compute) / max(row.seconds, 1e-12)
+            rate = f"{row.gigaflops:.1f}" if row.flops else "-"
             lines.append(f"{row.name:30s} {row.count:8d} {row.seconds * 1e3:9.3f} {row.seconds / total:6.1%} "
-                         f"{row.gigabytes:8.2f} {row.gigaflops or float('nan'):8.1f} {min(floor, 1.0):6.0%}")
+                         f"{row.gigabytes:8.2f} {rate:>8s} {min(floor, 1.0):6.0%}")
         lines += [f"... and {len(rows) - most} more"] if len(rows) > most else []
         lines.append(f"{'all':30s} {len(self.launches):8d} {total * 1e3:9.3f}")
         return "\n".join(lines)

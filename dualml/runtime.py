@@ -38,6 +38,9 @@ def register_backend(name: str, module: str, factory: str) -> None:
     _FACTORIES[name] = (module, factory)
 
 
+_BY_WEBGPU = ("metal", "mps", "vulkan", "dx12", "gpu")
+
+
 def backend_names() -> list[str]:
     return list(_FACTORIES)
 
@@ -49,7 +52,8 @@ def get(name: str) -> Backend:
     if name in _open:
         return _open[name]
     if name not in _FACTORIES:
-        raise BackendError(f"[backend] expected auto or one of {', '.join(_FACTORIES)}, got {name!r}.")
+        fix = " Metal, Vulkan and DX12 are reached by webgpu." if str(name) in _BY_WEBGPU else ""
+        raise BackendError(f"[backend] expected auto or one of {', '.join(_FACTORIES)}, got {name!r}.{fix}")
     if name not in _failed:
         module, factory = _FACTORIES[name]
         try:
@@ -163,7 +167,8 @@ def recorder() -> Recorder | None:
 
 
 @contextmanager
-def recorded_by(seen: Recorder) -> Iterator[None]:
+def recorded_by(seen: Recorder | None) -> Iterator[None]:
+    """Tells `seen` of what this thread does; nobody where it is None, as for a hook that looks at a recorded step."""
     token = _recorder.set(seen)
     try:
         yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -63,3 +65,33 @@ def test_parameters_that_are_moved_after_the_capture(fast_backend: str) -> None:
     assert len(step.programs) == 1
     layer.to("float16")
     assert all(step(dm.ones(1, 4, dtype="float16")).dtype is dm.float16 for _ in range(4))
+
+
+def test_what_lives_on_the_device_may_change(backend: str) -> None:
+    """A loss scale that falls and rises, with steps that are skipped, and an offset into data that goes on."""
+    found = []
+    for captured in (False, True):
+        dm.manual_seed(1)
+        layer, scaler = dm.nn.Linear(6, 4), dm.amp.LossScaler("float16", backend, start=2.0**18, growth_steps=3)
+        optimizer = dm.optim.AdamW(layer.parameters(), 1e-2)
+        data, offset = dm.tensor(np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)), dm.zeros(
+            2, dtype=dm.int32)
+
+        def step(factor: dm.Tensor, data: dm.Tensor = data, offset: dm.Tensor = offset, layer: Any = layer,
+                 scaler: Any = scaler, optimizer: Any = optimizer) -> Any:
+            optimizer.zero_grad()
+            with dm.amp.autocast("float16"):
+                loss = (layer(data.index_select(0, offset)).float() * factor).square().mean()
+            loss.backward(scaler.seed())
+            scale, norm = scaler.factor(dm.optim.grad_norm(layer.parameters()), 1.0)
+            optimizer.step(scale)
+            offset.add_(3)
+            return loss, norm, scale
+        taken = dm.capture(step) if captured else step
+        found.append([[t.item() for t in taken(dm.full((), 1e3 if i == 5 else 1.0))] + [scaler.state_dict()["scale"]]
+                      for i in range(12)])
+    np.testing.assert_array_equal(*found)
+    scales = [row[3] for row in found[0]]
+    assert {2.0**17, 2.0**18} <= set(scales)
+    assert 0.0 in [row[2] for row in found[0]]
+    assert len({row[0] for row in found[0]}) == 12

@@ -18,7 +18,7 @@ from dualml.kernel import KERNELS, MAX_TENSORS, Kernel, make_kernel
 from tests.parity.outcomes import TESTED_OPS
 
 TEMPLATE = "{{ spec.kernel.name }}"
-COUNTING = {"sampling.cuh", "topk_forward.cu"}  # they add integers alone, whose sums need no order
+COUNTING = {"embedding_order.cu", "sampling.cuh", "topk_forward.cu"}  # integers, whose sums need no order
 SOURCES = {k.source for k in KERNELS.values()} | {"elementwise", "fused"}
 VARIANTS = {(v.backend, f"{k.source}.{v.name}") for k in KERNELS.values() for v in k.variants}
 

@@ -12,6 +12,7 @@ import importlib.util
 import math
 import re
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,19 @@ def test_each_head_size_on_tensor_cores(size: int, arch: int) -> None:
     run_op(OPS["attention_qkv"], Case("case", (np.zeros((1, 2, 3 * size)),), {"heads": 1}), dtypes.bfloat16, device)
     assert [s.stem for s in device.specs] == ["attention_forward.mma", "attention_backward_delta",
                                               "attention_backward.mma"]
+    check(device)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(("rows", "columns"), [(136, 144), (56, 64), (16, 136)])
+def test_each_tile_of_products_on_tensor_cores(rows: int, columns: int, arch: int) -> None:
+    """And each way that the operands may be stored."""
+    device = Recorder(arch)
+    for ta, tb in product((False, True), repeat=2):
+        a, b = (64, rows) if ta else (rows, 64), (columns, 64) if tb else (64, columns)
+        run_op(OPS["matmul"], Case("case", (np.zeros(a), np.zeros(b)), {"ta": ta, "tb": tb}), dtypes.float16, device,
+               only_input=2)
+    assert [s.stem for s in device.specs] == ["matmul.mma"] * 4
     check(device)
 
 

@@ -27,6 +27,7 @@ from .. import dtypes
 from ..config import config
 from ..errors import BackendError, DeviceLostError, KernelError, OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
+from .assembly import ptx, show
 from .base import Backend, Binding, Buffer, Copies, Frozen, Replay
 from .cublas import Cublas, Matmul
 from .cuda_graph import Clock, Graph
@@ -283,8 +284,7 @@ class CudaBackend(Backend):
         if self.vendor and (program := self._vendor_program(spec)):
             return program
         source = inline_headers(cuda_source(spec, self.device))
-        if config.debug >= 4:
-            print(source)
+        show(source, lambda: ptx(self._compiler.nvrtc, source, self._compiler.options))
         image = self._compiler.compile(spec, source)
         try:
             driver, shared = self.driver, dynamic_shared(source)

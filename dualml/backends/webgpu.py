@@ -19,6 +19,7 @@ from .. import dtypes
 from ..config import config
 from ..errors import BackendError, DeviceLostError, KernelError, LimitError, OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
+from .assembly import show, spirv
 from .base import Backend, Binding, Buffer, Copies, Frozen, Replay
 from .sources import wgsl_source
 from .webgpu_clock import Clock
@@ -211,8 +212,7 @@ class WebGpuBackend(Backend):
 
     def build(self, spec: Spec) -> _Program:
         code = wgsl_source(spec, self.device)
-        if config.debug >= 4:
-            print(code)
+        show(code, lambda: spirv(code))
         layout, pipeline_layout = self._layout(spec)
         try:
             module = self.gpu.create_shader_module(code=code, label=spec.stem)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..array import Array, run
 from ..errors import DTypeError, ShapeError
-from ..kernel import kernel
+from ..kernel import Kernel, kernel
 from .base import BadCase, Case, Gradients, Op
 from .blocks import each, row_blocks
 
@@ -75,6 +75,49 @@ def cross_entropy_backward(logits: Any, targets: Any, lse: Any, dloss: Any, scal
     each(row_blocks(logits), work)
     dlogits[targets == ignore_index] = 0
     return dlogits
+
+
+# ---- kernels of captured steps --------------------------------------------------------------------------------------
+# Where a step takes the gradient too, and nobody else wants the logits, programs/losses.py makes both in one pass.
+
+
+@kernel("targets:i32[N] -> scale[1] | ignore_index:i32", groups="1", block=256, software_block=8, vector="N")
+def cross_entropy_count(targets: Any, ignore_index: int) -> Any:
+    """What one row weighs in the mean, as cross_entropy_total has it, before there are losses."""
+    count = np.count_nonzero(targets != ignore_index)
+    return np.asarray([1 / count if count else np.nan])
+
+
+@kernel("&logits[N,V] targets:i32[N] dloss:f32[D] scale:f32[1] -> loss:f32[N] | ignore_index:i32 smoothing",
+        groups="N", block=256, software_block=8, static="V smoothing", vector="V")
+def cross_entropy_in_place(logits: Any, targets: Any, dloss: Any, scale: Any, ignore_index: int,
+                           smoothing: float) -> Any:
+    """Forward and backward in one: the loss of each row, and logits that become their gradient."""
+    loss = np.empty(len(logits), logits.dtype)
+    dloss = np.broadcast_to(dloss, targets.shape)
+
+    def work(rows: slice) -> None:
+        x = logits[rows]
+        loss[rows], lse = cross_entropy_forward(x, targets[rows], ignore_index, smoothing)
+        x[:] = cross_entropy_backward(x, targets[rows], lse, dloss[rows], scale, ignore_index, smoothing)
+    each(row_blocks(logits), work)
+    return logits, loss
+
+
+def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.ndarray, ...], dict[str, Any]]]:
+    """Sample launches: rows that are held and rows that are too long, one weight for all and one each."""
+    for rows, classes, each_its_own, smoothing in ((5, 7, False, 0.0), (6, 64, True, 0.1), (1, 1, False, 0.0),
+                                                   (3, 1031, True, 0.0), (300, 12, False, 0.3), (2, 9004, False, 0.2),
+                                                   (2, 17000, True, 0.0)):
+        targets = rng.integers(0, classes, rows).astype(np.int32)
+        targets[1::3] = -100
+        yield cross_entropy_count, (targets,), {"ignore_index": -100}
+        yield cross_entropy_in_place, (
+            rng.standard_normal((rows, classes)) * 3, targets, rng.standard_normal(rows if each_its_own else 1),
+            np.array([0.25])), {"ignore_index": -100, "smoothing": smoothing}
+    yield cross_entropy_in_place, (rng.standard_normal((4, 5)), np.array([1, 5, -1, 2], np.int32), np.ones(1),
+                                   np.ones(1)), {"ignore_index": 1, "smoothing": 0.0}
+    yield cross_entropy_count, (np.full(3, 2, np.int32),), {"ignore_index": 2}
 
 
 # ---- op -------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from ..array import Array, Shape, run
+from ..dtypes import bfloat16, float16
 from ..errors import ShapeError
 from ..kernel import DeviceInfo, Scalar, kernel
 from .base import BadCase, Case, Gradients, Op
@@ -63,6 +64,32 @@ for _rows in (64, 32, 16, 8, 4):
                    block=0, constants={"ROWS": _rows, "COLS": 1})
 matmul.variant("register", "webgpu", lambda device, dims: device.software,
                groups="cdiv(M,ROWS)*cdiv(N,4*COLS*BLOCK)*B", block=8, constants={"ROWS": 16, "COLS": 2})
+
+# On tensor cores: rows and columns of a tile; warps below each other, what is summed in a slice, slices in memory.
+_TILES = {(128, 128): (2, 32, 4), (64, 64): (2, 64, 3), (32, 128): (1, 64, 3)}
+_HALVES = ("float16", "bfloat16")
+
+
+@lru_cache(maxsize=4096)
+def _tensor_tile(rows: int, columns: int, batch: int, cores: int) -> tuple[int, int]:
+    """The tile that takes least time: each costs its products, or the reading of its operands if that is more."""
+    def cost(tile: tuple[int, int]) -> int:
+        height, width = tile
+        tiles = -(-rows // height) * -(-columns // width) * batch
+        return -(-tiles // cores) * max(height * width // 64, height + width)
+    return min(_TILES, key=cost)
+
+
+def _on_tensor_cores(tile: tuple[int, int], device: DeviceInfo, n: Mapping[str, Scalar]) -> bool:
+    """With mma.sync, ldmatrix and cp.async; stored rows must begin at multiples of 16 bytes."""
+    return device.arch >= 80 and n["Q"] % 8 == 0 and n["S"] % 8 == 0 and tile == _tensor_tile(
+        int(n["M"]), int(n["N"]), int(n["B"]), device.limits.get("multiprocessors", 1))
+
+
+for _tile, _cut in _TILES.items():
+    matmul.variant("mma", "cuda", partial(_on_tensor_cores, _tile), groups="cdiv(M,ROWS)*cdiv(N,COLS)*B", block=128,
+                   constants=dict(zip(("ROWS", "COLS", "DOWN", "DEPTH", "STAGES"), (*_tile, *_cut), strict=True)),
+                   dtypes=(float16, bfloat16))
 
 
 def gemm(a: Array, b: Array, *, ta: bool = False, tb: bool = False, bias: Array | None = None,
@@ -177,6 +204,16 @@ class MatMul(Op):
         yield case("no rows", (0, 3), (3, 4))
         yield case("no batch", (0, 2, 3), (3, 4))
         yield case("no transposed batch", (0, 3, 2), (3, 4), ta=True)
+        for ta in (False, True):
+            for tb in (False, True):
+                inputs = (rng.standard_normal((72, 136) if ta else (131, 72)),
+                          rng.standard_normal((133, 72) if tb else (72, 144)))
+                yield Case(f"tensor cores ta={ta} tb={tb}", inputs, {"ta": ta, "tb": tb}, _HALVES,
+                           differentiable=False)
+        for name, left, right in (("few rows", (5, 40), (40, 200)), ("batches", (3, 40, 72), (3, 72, 48)),
+                                  ("nothing", (9, 0), (0, 16))):
+            yield Case(f"tensor cores {name}", (rng.standard_normal(left), rng.standard_normal(right)), {}, _HALVES,
+                       differentiable=False)
 
     @classmethod
     def bad_cases(cls) -> Iterator[BadCase]:
@@ -228,6 +265,10 @@ class Linear(Op):
             for bias in (True, False):
                 inputs = rng.standard_normal(x), rng.standard_normal((columns, x[-1]))
                 yield Case(f"{name} bias={bias}", (*inputs, rng.standard_normal(columns) if bias else None))
+        for x, columns in (((2, 66, 24), 140), ((30, 136), 72)):
+            inputs = rng.standard_normal(x), rng.standard_normal((columns, x[-1]))
+            yield Case(f"tensor cores {columns}", (*inputs, rng.standard_normal(columns)), {}, _HALVES,
+                       differentiable=False)
 
     @classmethod
     def bad_cases(cls) -> Iterator[BadCase]:

@@ -66,6 +66,7 @@ class Optimizer:
         self.state: dict[Arena, dict[str, Array]] = {arena: {} for arena in self.steps}
         self._unscaled = {arena: from_numpy(np.ones(1), _state_dtype(arena), arena.backend) for arena in self.steps}
         self._device: dict[tuple[Arena, int], tuple[tuple[float, ...], Array]] = {}
+        self._counted: list[tuple[list[int], range]] = []  # of the last step
         for group, arenas in zip(self.param_groups, self.arenas, strict=True):
             for arena in arenas:
                 self._state_of(group, arena)
@@ -75,6 +76,13 @@ class Optimizer:
         state, names = self.state[arena], self.state_names(group)
         state.update({name: arena.zeros(_state_dtype(arena)) for name in names if name not in state})
         return [state[name] for name in names]
+
+    def __repr__(self) -> str:
+        """As PyTorch shows it: the settings of every group."""
+        lines = [f"{type(self).__name__} ("]
+        for number, group in enumerate(self.param_groups):
+            lines += [f"Parameter Group {number}", *(f"    {k}: {group[k]}" for k in sorted(group) if k != "params")]
+        return "\n".join([*lines, ")"])
 
     def zero_grad(self) -> None:
         """Forgets all gradients; their memory stays with the arena."""
@@ -89,28 +97,35 @@ class Optimizer:
             scale: one float32 on the device that gradients are multiplied by; 0 leaves parameters and state as they
                 are. Steps are counted either way (see uncount).
         """
+        first = True
         for group, arenas in zip(self.param_groups, self.arenas, strict=True):
             relied((id(self), id(group)), partial(self.state_names, group))  # it chooses the kernel
             for arena in arenas:
                 state = self._state_of(group, arena)
                 factor = self._unscaled[arena] if scale is None else scale._array.reshape(1)
                 for number, (start, stop, members) in enumerate(arena.stretches(self.steps[arena])):
-                    replayed(partial(self._advance, group, arena, number, members))
+                    replayed(partial(self._advance, group, arena, number, members, first))
+                    first = False
                     flat = [array.slot(start, (stop - start,)) for array in (arena.values, arena.gradients, *state)]
                     self.launch(group, *flat, self._device[arena, number][1], factor)
 
-    def _advance(self, group: Mapping[str, Any], arena: Arena, number: int, members: range) -> None:
-        """Counts a step of neighbours in the arena and writes its numbers to the device."""
+    def _advance(self, group: Mapping[str, Any], arena: Arena, number: int, members: range, first: bool) -> None:
+        """Counts a step of neighbours in the arena, the first ones of this step or others, and writes its numbers to
+        the device."""
+        if first:
+            self._counted.clear()
         counts = self.steps[arena]
         for index in members:
             counts[index] += 1
+        self._counted.append((counts, members))
         self._on_device(arena, number, self.hyper(group, counts[members[0]]))
 
     def uncount(self) -> None:
-        """Takes back the count of the step just done, whose scale was 0. Call it before zero_grad."""
-        for arena, counts in self.steps.items():
-            for index, parameter in enumerate(arena.parameters):
-                counts[index] -= parameter.grad is not None
+        """Takes back the count of the step just done, whose scale was 0."""
+        for counts, members in self._counted:
+            for index in members:
+                counts[index] -= 1
+        self._counted.clear()
 
     def _on_device(self, arena: Arena, number: int, values: tuple[float, ...]) -> None:
         """Puts numbers of a step in a device buffer, so that a recorded step sees new ones without new launches."""

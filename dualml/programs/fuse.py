@@ -6,17 +6,19 @@ them. `program.explain()` shows what each one did, and what it left and why.
 
 from __future__ import annotations
 
+from .casts import merge_casts
 from .copies import compute_once, drop_copies, share_equal
 from .elementwise import fuse_elementwise
 from .embeddings import fuse_embeddings
 from .graph import Graph
+from .losses import fuse_losses
 from .norms import fuse_norms
 from .pairs import pair_products
 from .recording import Recording
 from .sums import merge_sums
 
-PASSES = (share_equal, drop_copies, compute_once, fuse_embeddings, fuse_norms, merge_sums, fuse_elementwise,
-          pair_products)
+PASSES = (share_equal, drop_copies, compute_once, fuse_losses, fuse_embeddings, fuse_norms, merge_sums,
+          merge_casts, fuse_elementwise, pair_products)
 
 
 def fused(recording: Recording) -> Graph:

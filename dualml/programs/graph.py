@@ -21,11 +21,13 @@ def overlap(one: Place, two: Place) -> bool:
 
 @dataclass
 class Note:
-    """What a pass did, or why it did not, for `program.explain()`. `saved` counts launches."""
+    """What a pass did, or why it did not, for `program.explain()`. `saved` counts launches; what saves none may be done
+    all the same."""
 
     rule: str
     text: str
     saved: int = 0
+    done: bool = False
 
 
 @dataclass
@@ -116,8 +118,8 @@ class Graph:
         dropped = set(gone) - set(new)
         self.items = [new.get(i, item) for i, item in enumerate(self.items) if i not in dropped]
 
-    def note(self, rule: str, text: str, saved: int = 0) -> None:
-        self.notes.append(Note(rule, text, saved))
+    def note(self, rule: str, text: str, saved: int = 0, *, done: bool = False) -> None:
+        self.notes.append(Note(rule, text, saved, done))
 
 
 def is_kernel(item: Item, *names: str) -> bool:

@@ -22,8 +22,10 @@ def pair_products(graph: Graph) -> None:
 
 
 def _plain(item: Item) -> bool:
-    """A product of two matrices without a bias, of more rows than a vector or two, for which there are better ways."""
-    return is_kernel(item, "matmul") and item.dims["B"] == 1 and not item.dims["has_bias"] and item.dims["M"] > 2
+    """A product of two matrices without a bias, of more rows than a vector or two, for which there are better ways; so
+    are there where tensor cores make it."""
+    return is_kernel(item, "matmul") and item.dims["B"] == 1 and not item.dims["has_bias"] and item.dims["M"] > 2 \
+        and not item.spec.stem.endswith(".mma")  # type: ignore[union-attr]
 
 
 def _join(graph: Graph, index: int, at: int) -> bool:

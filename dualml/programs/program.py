@@ -14,6 +14,8 @@ from ..array import Array
 from ..backends.base import Binding, Buffer, Frozen
 from ..dtypes import DType
 from ..random import Generator, default_generator
+from .classes import bytes_by_class
+from .costs import operations
 from .fuse import fused
 from .plan import Temporary, find_temporaries, pack
 from .recording import Item, Place, Recording
@@ -163,6 +165,20 @@ class Program:
     def launches(self) -> int:
         return len(self.items)
 
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that the launches and copies of one replay read and write, each as if nothing were cached."""
+        return sum(item.moved_bytes for item in self.items)
+
+    @property
+    def flops(self) -> float:
+        """Operations of one replay's products and attention."""
+        return sum(operations(item.spec, item.dims) for item in self.items if item.spec)
+
+    def classes(self) -> dict[str, int]:
+        """Bytes of the buffers by class: weight, state, setting, random, constant, input, output, kept, temporary."""
+        return bytes_by_class(self)
+
     def explain(self) -> str:
         """What fusion made of the recorded launches, and what it left as it was and why."""
         if self.notes is None:
@@ -170,17 +186,19 @@ class Program:
         done = Counter[tuple[str, str]]()
         for note in self.notes:
             done[note.rule, note.text] += note.saved or 1
-        kept = {(n.rule, n.text) for n in self.notes if not n.saved}
+        kept = {(n.rule, n.text): "done" if n.done else "kept" for n in self.notes if not n.saved}
         lines = [f"{self.name}: {self.recorded} launches became {self.launches}."]
         lines += [f"  {rule:12s} -{count:<4d} {text}" for (rule, text), count in done.items()
                   if (rule, text) not in kept]
-        lines += [f"  {rule:12s} kept  {text}" for rule, text in sorted(kept)]
+        lines += [f"  {rule:12s} {how}  {text}" for (rule, text), how in sorted(kept.items())]
         left = Counter(item.name for item in self.items)
         return "\n".join([*lines, "What runs: " + ", ".join(f"{n} {name}" for name, n in left.most_common())])
 
     def __str__(self) -> str:
         lines = [f"{self.name} on {self.backend.name}: {self.launches} launches, temporaries of "
-                 f"{self.temporary_bytes / 2**20:.1f} MiB in {self.arena_bytes / 2**20:.1f} MiB"]
+                 f"{self.temporary_bytes / 2**20:.1f} MiB in {self.arena_bytes / 2**20:.1f} MiB, "
+                 f"{self.moved_bytes / 2**20:.1f} MiB moved, {self.flops / 1e9:.2f} GFLOP",
+                 "  MiB: " + ", ".join(f"{kind} {nbytes / 2**20:.2f}" for kind, nbytes in self.classes().items())]
         for index, item in enumerate(self.items):
             lines.append(f"{index:4d}  {item.name:28s} {_described(item)}  [{item.where}]")
         return "\n".join(lines)

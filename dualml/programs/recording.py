@@ -19,6 +19,7 @@ from .. import runtime
 from ..backends.base import Backend, Binding, Buffer
 from ..errors import CaptureError
 from ..kernel import Scalar, Spec
+from .costs import moved
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
@@ -47,6 +48,12 @@ class Item:
     @property
     def name(self) -> str:
         return self.spec.kernel.name if self.spec else "copy"
+
+    @property
+    def moved_bytes(self) -> int:
+        if self.spec is None:
+            return 2 * self.places[0].nbytes
+        return moved(self.spec, [((p.number, p.offset), p.nbytes) for p in self.places])
 
     def accesses(self) -> Iterator[tuple[Place, str]]:
         """Each place with "read", "write" or "update"."""
@@ -81,7 +88,7 @@ class Recording:
         self._next = 0
         self._acting = False
         self._placed: list[Buffer] = []  # those from outside in which parameters may lie
-        self._refreshed: weakref.WeakSet[Buffer] = weakref.WeakSet()
+        self.refreshed: weakref.WeakSet[Buffer] = weakref.WeakSet()  # settings, written by host work
         for index, buffer in enumerate(inputs):
             self.inputs.setdefault(self.number(buffer), index)
 
@@ -137,10 +144,10 @@ class Recording:
 
     def written(self, buffer: Buffer, offset: int, data: np.ndarray) -> None:
         if self._acting:
-            if buffer in self._refreshed:
+            if buffer in self.refreshed:
                 raise CaptureError(f"[capture] {self.name} sets one device value twice in a call, such as by two steps "
                                    f"of one optimizer ({user_line()}). Capture each on its own.")
-            self._refreshed.add(buffer)
+            self.refreshed.add(buffer)
             return
         number = self.number(buffer)
         if number not in self.inside or offset or data.nbytes > buffer.nbytes:
@@ -151,8 +158,11 @@ class Recording:
     def read(self, buffer: Buffer) -> None:
         if not self._acting:
             raise CaptureError(f"[capture] {self.name} reads a value from the device ({user_line()}): item(), numpy(), "
-                               "print or an if on a tensor. A replay has no such moment. Return the tensor and read "
-                               "it outside.")
+                               f"print or an if on a tensor{self._last()}. A replay has no such moment. Return the "
+                               "tensor and read it outside.")
+
+    def _last(self) -> str:
+        return f", after launch {len(self.items) - 1}, {self.items[-1].name}" if self.items else ""
 
     def acted(self, action: Callable[[], None]) -> None:
         self.actions.append(action)

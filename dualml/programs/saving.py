@@ -24,6 +24,7 @@ from ..dtypes import DType, uint32
 from ..errors import CheckpointError
 from ..kernel import Kernel
 from ..safe_files import flush, save_tensors, sha256, write_json, writing
+from .classes import class_of
 from .naming import describe_kernel
 from .plan import Slab, Temporary, find_temporaries, pack
 from .recording import Item, Place
@@ -76,7 +77,6 @@ class _Description:
         self.arguments = {n: i for n, i in self.recording.inputs.items() if n in program.buffers}
         self.dtypes = _dtypes(program)
         self.written = {p.number for item in self.recording.items for p, access in item.accesses() if access != "read"}
-        self.outputs = {self.known[id(a.buffer)] for a in program.outputs}
         self.settings = {id(update.array.buffer) for update in self.updates}
         self.extents: dict[int, int] = {}  # bytes of the temporaries
         for place in (p for item in self.recording.items for p in item.places):
@@ -129,20 +129,7 @@ class _Description:
                 "dims": {n: _number(kernel, n, v) for n, v in item.dims.items()}, "line": item.where}
 
     def _class(self, old: int) -> str:
-        buffer = self.program.buffers.get(old)
-        if old in self.arguments or old < 0:
-            return "input"
-        if buffer is None:
-            return "temporary"
-        if self.program.random and buffer is self.program.random.buffer:
-            return "random"
-        if id(buffer) in self.settings:
-            return "setting"
-        if old in self.recording.constants:
-            return "constant"
-        if old in self.recording.outside:
-            return "state" if old in self.written else "weight"
-        return "output" if old in self.outputs else "kept"
+        return class_of(self.program, old, self.written, self.settings)
 
     def _entry(self, old: int) -> dict[str, Any]:
         if old < 0:

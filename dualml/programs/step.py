@@ -102,6 +102,10 @@ class Captured(Generic[P, R]):
         self._kept: dict[Any, list[Kept]] = {}
         self._recordings: dict[Any, list[Recording]] = {}
 
+    def __repr__(self) -> str:
+        made = [f"{p.launches} launch{'es' * (p.launches != 1)} on {p.backend.name}" for p in self.programs]
+        return f"<dm.capture of {self.name}: {'; '.join(made) or 'no program yet, the first calls record it'}>"
+
     @property
     def programs(self) -> list[Program]:
         return [kept.program for ways in self._kept.values() for kept in ways]

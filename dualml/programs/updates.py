@@ -47,7 +47,7 @@ def update_of(action: Callable[[], None]) -> Update:
     kind = type(owner).__name__
     known = kind in _KINDS and type(owner) is _KINDS[kind][0]
     if known and isinstance(owner, Optimizer) and isinstance(action, functools.partial):
-        group, arena, number, members = action.args
+        group, arena, number, members, _ = action.args
         settings = {n: _plain(group[n]) for n in _KINDS[kind][1]}
         return Update(kind, settings, owner.steps[arena][members[0]], owner._device[arena, number][1])
     what = kind if owner is not None else getattr(action, "__name__", "a function")

@@ -107,7 +107,7 @@ class Trainer:
         count = self.config.accumulation
         batches = [self.data.get("train", self.step * count + micro) for micro in range(count)]
         with runtime.use_backend(self.backend.name):
-            values, factor = self._work(batches) if self.scaler.dynamic else self._replayed(batches)
+            values, factor = self._replayed(batches)
         if self.scaler.dynamic and not float(factor):
             self.optimizer.uncount()
         self.optimizer.zero_grad()

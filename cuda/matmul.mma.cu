@@ -1,0 +1,107 @@
+// On tensor cores. A block owns ROWS x COLS of the result, a warp OWN_ROWS x OWN_COLS. Slices of both operands come in
+// STAGES places of shared memory, and fragments are read one product ahead. Rows begin at multiples of 16 bytes.
+#include "lib/matmul_mma.cuh"
+DYNAMIC_SHARED({{ 2 * STAGES * DEPTH * (ROWS + COLS) }})
+
+KERNEL {
+    F* const stages = (F*)dynamic_shared;
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const u32 down = (p.M + ROWS - 1) / ROWS, across = (p.N + COLS - 1) / COLS;
+    // Bands of eight tile rows, column by column: blocks that run together share what they read.
+    const u32 batch = blockIdx.x / (down * across), tile = blockIdx.x % (down * across);
+    const u32 band = tile / (8 * across) * 8, height = min(8u, down - band), in_band = tile % (8 * across);
+    const u32 row = (band + in_band % height) * ROWS, col = in_band / height * COLS;
+    const u32 own_row = warp % DOWN * OWN_ROWS, own_col = warp / DOWN * OWN_COLS;
+
+    using Left = Operand<ta == 0, ROWS>;
+    using Right = Operand<tb != 0, COLS>;
+    Left left(a + (p.BA == 1 ? 0 : batch * ((size_t)p.P * p.Q)), p.P, p.Q, row);
+    Right right(b + (p.BB == 1 ? 0 : batch * ((size_t)p.R * p.S)), p.R, p.S, col);
+    const auto left_lane = Left::template lane<true>(own_row);
+    const auto right_lane = Right::template lane<false>(own_col);
+
+    constexpr u32 SIZE = Left::SIZE + Right::SIZE;
+    F *here = stages, *there = stages;  // the slice that is read, and where the next one goes
+    const auto after = [&](F* slice) { return slice == stages + (STAGES - 1) * SIZE ? stages : slice + SIZE; };
+    u32 missing = max(1u, (p.K + DEPTH - 1) / DEPTH), waiting = missing;
+    const auto fetch = [&] {
+        if (missing) {
+            left.fetch(there);
+            right.fetch(there + Left::SIZE);
+            there = after(there);
+            missing--;
+        }
+        copy_commit();
+    };
+#pragma unroll
+    for (u32 s = 0; s < STAGES - 1; s++) fetch();
+
+    float acc[OWN_ROWS / 16][OWN_COLS / 8][4];
+#pragma unroll
+    for (u32 j = 0; j < OWN_COLS / 8; j++)
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            const u32 x = col + own_col + j * 8 + lane % 4 * 2 + i % 2;
+            const float start = has_bias && x < p.N ? float(bias[x]) : 0.f;
+#pragma unroll
+            for (u32 t = 0; t < OWN_ROWS / 16; t++) acc[t][j][i] = start;
+        }
+
+    u32 fa[2][OWN_ROWS / 16][4], fb[2][OWN_COLS / 16][4];
+    const auto load = [&](u32 step) {
+#pragma unroll
+        for (u32 t = 0; t < OWN_ROWS / 16; t++) Left::fragment(fa[step % 2][t], here, left_lane, t, step);
+#pragma unroll
+        for (u32 t = 0; t < OWN_COLS / 16; t++)
+            Right::fragment(fb[step % 2][t], here + Left::SIZE, right_lane, t, step);
+    };
+    copy_wait<STAGES - 2>();
+    __syncthreads();
+    load(0);
+#pragma unroll 1
+    for (; waiting; waiting--)
+#pragma unroll
+        for (u32 step = 0; step < STEPS; step++) {
+            if (step + 1 == STEPS) {
+                copy_wait<STAGES - 2>();
+                __syncthreads();  // the next slice is here, and nobody reads this one any more
+                here = after(here);
+            }
+            load((step + 1) % STEPS);  // at the end, of a slice that nobody needs
+            if (step == 0) fetch();
+#pragma unroll
+            for (u32 t = 0; t < OWN_ROWS / 16; t++)
+#pragma unroll
+                for (u32 j = 0; j < OWN_COLS / 8; j++) {
+                    const u32(&pair)[4] = fb[step % 2][j / 2];
+                    mma<F>(acc[t][j], fa[step % 2][t], pair[j % 2 * 2], pair[j % 2 * 2 + 1]);
+                }
+        }
+    copy_wait<0>();
+    __syncthreads();
+
+    // Through shared memory, so that 16 bytes are stored at a time.
+    F* const mine = stages + warp * OWN_ROWS * OWN_COLS;
+#pragma unroll
+    for (u32 t = 0; t < OWN_ROWS / 16; t++)
+#pragma unroll
+        for (u32 j = 0; j < OWN_COLS / 8; j++)
+#pragma unroll
+            for (u32 h = 0; h < 2; h++)
+                *(u32*)(mine + place<OWN_COLS>(t * 16 + h * 8 + lane / 4, j) + lane % 4 * 2) =
+                    pack<F>(acc[t][j][2 * h], acc[t][j][2 * h + 1]);
+    __syncwarp();
+    const bool wide = p.N % 8 == 0;
+#pragma unroll 4
+    for (u32 e = lane; e < OWN_ROWS * OWN_COLS / 8; e += 32) {
+        const u32 r = e / (OWN_COLS / 8), c = e % (OWN_COLS / 8);
+        const u32 y = row + own_row + r, x = col + own_col + c * 8;
+        if (y >= p.M || x >= p.N) continue;
+        const F* const from = mine + place<OWN_COLS>(r, c);
+        F* const to = out + ((size_t)batch * p.M + y) * p.N + x;
+        if (wide)
+            *(uint4*)to = *(const uint4*)from;
+        else
+            for (u32 i = 0; i < min(8u, p.N - x); i++) to[i] = from[i];
+    }
+}

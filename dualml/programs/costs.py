@@ -1,0 +1,41 @@
+"""What a launch costs by its sizes alone: bytes that it must move, operations that it must do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+from ..kernel import Scalar, Spec
+
+Dims = Mapping[str, Scalar]
+
+# Operations of the kernels that compute more than they move, as multiply-adds count two. Causal attention skips half.
+_FLOPS: dict[str, Callable[[Dims], float]] = {
+    "matmul": lambda d: 2.0 * d["B"] * d["M"] * d["N"] * d["K"],
+    "matmul_pair": lambda d: 2.0 * (d["M"] * d["N"] * d["K"] + d["M2"] * d["N2"] * d["K2"]),
+    "attention_forward": lambda d: 4.0 * _scores(d) * d["D"],
+    "attention_backward": lambda d: 10.0 * _scores(d) * d["D"],
+}
+
+
+def _scores(d: Dims) -> float:
+    whole = float(d["B"]) * d["H"] * d["TQ"] * d["TK"]
+    return whole if d["offset"] >= d["TK"] else whole / 2
+
+
+def operations(spec: Spec, dims: Dims) -> float:
+    """Of products and attention; 0 for kernels whose time is that of their bytes."""
+    count = _FLOPS.get(spec.kernel.name)
+    return count(dims) if count else 0.0
+
+
+def moved(spec: Spec, places: Sequence[tuple[Hashable, int]]) -> int:
+    """Bytes, from a name of each argument's place and its bytes: what is updated in place is read and written, what is
+    given twice, such as in place of a bias that there is not, is read once."""
+    read: dict[Hashable, int] = {}
+    total = 0
+    for arg, (name, nbytes) in zip(spec.kernel.args, places, strict=True):
+        if arg.access == "read":
+            read[name] = max(nbytes, read.get(name, 0))
+        else:
+            total += nbytes if arg.access == "write" else 2 * nbytes
+    return total + sum(read.values())
