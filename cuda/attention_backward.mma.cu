@@ -84,25 +84,17 @@ template <bool KEYS> __device__ __forceinline__ void own(ARGUMENTS) {
             scores_step(s, a, x, d * 2);
             scores_step(ds, a2, x + COLS * D, d * 2);
         }
-        const auto each = [&](auto work) {
-#pragma unroll
-            for (u32 t = 0; t < TILES; t++)
-#pragma unroll
-                for (u32 j = 0; j < COLS / 8; j++)
-#pragma unroll
-                    for (u32 i = 0; i < 4; i++) work(t, j, i);
-        };
-        each([&](u32 t, u32 j, u32 i) {
+        each_score([&](u32 t, u32 j, u32 i) {
             const float sum = KEYS ? stat[j * 8 + i % 2] * LOG2_E : sums[t][i / 2];
             s[t][j][i] = exp2_approx(s[t][j][i] * scale2 - sum);
         });
         // Streamed queries beyond the last are zero, and so is what they add; streamed keys beyond the last are hidden.
         if (KEYS ? from + p.offset < low + OWNED - 1 : from + COLS > min(p.TK, low + p.offset + 1))
-            each([&](u32 t, u32 j, u32 i) {
+            each_score([&](u32 t, u32 j, u32 i) {
                 const u32 row = low + t * 16 + i / 2 * 8 + lane / 4, col = from + j * 8 + lane % 4 * 2 + i % 2;
                 if (KEYS ? col + p.offset < row : col >= min(p.TK, row + p.offset + 1)) s[t][j][i] = 0.f;
             });
-        each([&](u32 t, u32 j, u32 i) {
+        each_score([&](u32 t, u32 j, u32 i) {
             ds[t][j][i] = s[t][j][i] * (ds[t][j][i] - (KEYS ? stat[COLS + j * 8 + i % 2] : deltas[t][i / 2]));
         });
         product(acc, ds, x);

@@ -5,6 +5,18 @@
 constexpr u32 COUNT = V / W, PASSES = (COUNT + BLOCK - 1) / BLOCK;
 constexpr bool HELD = PASSES * W * sizeof(F) <= 128;
 
+template <class Work>
+__device__ __forceinline__ void each(const StoredVec<F>* own, const StoredVec<F>* held, Work work) {
+    if constexpr (HELD) {
+#pragma unroll
+        for (u32 i = 0; i < PASSES; i++)
+            if (i * BLOCK + threadIdx.x < COUNT) work(load((const F*)held, i), i * BLOCK + threadIdx.x);
+    } else {
+#pragma unroll 4
+        for (u32 c = threadIdx.x; c < COUNT; c += BLOCK) work(load((const F*)own, c), c);
+    }
+}
+
 KERNEL {
     const u32 row = blockIdx.x;
     StoredVec<F>* const own = (StoredVec<F>*)logits + (size_t)row * COUNT;
@@ -17,21 +29,10 @@ KERNEL {
 #pragma unroll
         for (u32 i = 0; i < PASSES; i++)
             if (i * BLOCK + threadIdx.x < COUNT) held[i] = own[i * BLOCK + threadIdx.x];
-    const auto each = [&](auto work) {
-        if constexpr (HELD) {
-#pragma unroll
-            for (u32 i = 0; i < PASSES; i++)
-                if (i * BLOCK + threadIdx.x < COUNT) work(load((const F*)held, i), i * BLOCK + threadIdx.x);
-        } else {
-#pragma unroll 4
-            for (u32 c = threadIdx.x; c < COUNT; c += BLOCK) work(load((const F*)own, c), c);
-        }
-    };
-
     Seen seen;
-    each([&](vecf v, u32) { seen.meet(v); });
+    each(own, held, [&](vecf v, u32) { seen.meet(v); });
     const Whole made = whole(seen);
     if (owner) loss[row] = loss_of(label, made, logit);
     const float share = dloss[row < p.D ? row : p.D - 1] * scale[0];
-    each([&](vecf v, u32 c) { store((F*)own, c, gradient_of(v, c, label, made.lse, share)); });
+    each(own, held, [&](vecf v, u32 c) { store((F*)own, c, gradient_of(v, c, label, made.lse, share)); });
 }

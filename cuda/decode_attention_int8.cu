@@ -1,4 +1,6 @@
 #include "lib/decode.cuh"
+#undef AT_ONCE
+#define AT_ONCE , 8
 
 // Four signed bytes as fractions of 127, times the row's scale.
 __device__ __forceinline__ vecf unpack(u32 word, float scale) {

@@ -2,6 +2,8 @@
 // STAGES places of shared memory, and fragments are read one product ahead. Rows begin at multiples of 16 bytes.
 #include "lib/matmul_mma.cuh"
 DYNAMIC_SHARED({{ 2 * STAGES * DEPTH * (ROWS + COLS) }})
+#undef AT_ONCE
+#define AT_ONCE , {{ 2 if ROWS == 128 else 3 if COLS == 128 else 4 }}
 
 KERNEL {
     F* const stages = (F*)dynamic_shared;

@@ -78,6 +78,8 @@ def nvrtc() -> tuple[ctypes.CDLL, list[Path]] | None:
     for place in map(Path, (package.submodule_search_locations or ()) if package else ()):
         libraries, headers = sorted(place.glob("*/lib/libnvrtc.so.*")), sorted(place.glob("*/include/cuda_bf16.h"))
         if libraries and headers:
+            for built_in in place.glob("*/lib/libnvrtc-builtins.so.*"):
+                ctypes.CDLL(str(built_in))  # which NVRTC 13.0 looks for by its name alone
             return ctypes.CDLL(str(libraries[-1])), [headers[-1].parent]
     return None
 

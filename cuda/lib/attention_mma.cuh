@@ -67,6 +67,14 @@ template <u32 NUMBER> __device__ __forceinline__ void clear(float (&s)[TILES][NU
             for (u32 i = 0; i < 4; i++) s[t][j][i] = 0.f;
 }
 using Scores = float[TILES][COLS / 8][4];
+template <class Work> __device__ __forceinline__ void each_score(Work work) {  // NVRTC 13.0 takes no generic lambdas
+#pragma unroll
+    for (u32 t = 0; t < TILES; t++)
+#pragma unroll
+        for (u32 j = 0; j < COLS / 8; j++)
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) work(t, j, i);
+}
 using Sums = float[TILES][D / 8][4];
 
 // s += fragments `a` of 16 columns from `chunk` times the rows of a tile.

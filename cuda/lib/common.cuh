@@ -15,6 +15,10 @@
 typedef unsigned int u32;
 constexpr u32 ALL_LANES = 0xffffffffu;
 
+// Blocks that a multiprocessor should hold at once: `#define AT_ONCE , 4` before KERNEL. For kernels that ptxas squeezes
+// into fewer registers than they need, and spills.
+#define AT_ONCE
+
 // A kernel that wants more than 48 KiB of shared memory says so before KERNEL, in bytes and as a number (the template
 // can compute it), and finds it at dynamic_shared.
 #ifdef CUDA_CPU

@@ -93,7 +93,7 @@ def cuda_source(spec: Spec, device: DeviceInfo) -> str:
     lines += ["struct Params { " + " ".join(f"{t.cuda} {n};" for n, t in spec.kernel.params) + " };"]
     args = [f"{'const ' if a.access == 'read' else ''}{spec.dtype(a).cuda}* __restrict__ {a.name}"
             for a in spec.kernel.args]
-    lines += [f'#define KERNEL extern "C" __global__ void __launch_bounds__({spec.block}) '
+    lines += [f'#define KERNEL extern "C" __global__ void __launch_bounds__({spec.block} AT_ONCE) '
               f'{spec.kernel.name}({", ".join([*args, "const Params p"])})',
               f'#line 1 "cuda/{spec.stem}.cu"']
     return "\n".join(lines) + "\n" + body
