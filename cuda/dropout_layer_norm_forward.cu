@@ -13,7 +13,7 @@ KERNEL {
         const Words words = random_words(state, p.offset, base + c);
         vecf v = load(x, base + c);
 #pragma unroll
-        for (u32 e = 0; e < W; e++) v.v[e] = float(F(words.w[e] < p.threshold ? 0.f : v.v[e] * p.scale));
+        for (u32 e = 0; e < W; e++) v.v[e] = float(X(words.w[e] < p.threshold ? 0.f : v.v[e] * p.scale));
         return R ? v + load(residual, base + c) : v;
     };
     float s = 0.f;

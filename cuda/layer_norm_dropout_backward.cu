@@ -1,4 +1,5 @@
-// layer_norm_backward, and the dropout of what it makes.
+// layer_norm_backward, and the dropout of what it makes. dh lies in dx's place. Without DROP it is
+// dx in another dtype.
 #include "lib/philox.cuh"
 #include "lib/reduce.cuh"
 #include "lib/vec.cuh"
@@ -46,14 +47,16 @@ KERNEL {
                 const vecf e = KEEP ? kept_e[k] : A ? load(dout, base + c) * load(weight, c) : load(dout, base + c);
                 const vecf y = KEEP ? kept_y[k] : (load(x, base + c) - m) * r;
                 const vecf g = (e - e_mean - y * slope) * r;
-                const vecf made = R ? g + load(dh, base + c) : g;
-                store(both, base + c, made);
-                const Words words = random_words(state, p.offset, base + c);
-                vecf dropped;
+                const vecf made = R ? g + load(dx, base + c) : g;
+                store(dx, base + c, made);
+                vecf other = made;
+                if (DROP) {
+                    const Words words = random_words(state, p.offset, base + c);
 #pragma unroll
-                for (u32 w = 0; w < W; w++)
-                    dropped.v[w] = words.w[w] < p.threshold ? 0.f : float(F(made.v[w])) * p.scale;
-                store(both, (size_t)p.N * n + base + c, dropped);
+                    for (u32 w = 0; w < W; w++)
+                        other.v[w] = words.w[w] < p.threshold ? 0.f : float(Y(F(made.v[w]))) * p.scale;
+                }
+                store(dropped, base + c, other);
             }
         }
     }

@@ -29,7 +29,9 @@ KERNEL {
             if (c < n) {
                 const vecf e = KEEP ? kept_e[k] : A ? load(dout, base + c) * load(weight, c) : load(dout, base + c);
                 const vecf g = (e - (KEEP ? kept_x[k] : load(x, base + c)) * slope) * r;
-                store(dx, base + c, R ? g + load(dh, base + c) : g);
+                const vecf made = R ? g + load(dh, base + c) : g;
+                store(dx, base + c, made);
+                if (Z) store(short_dx, base + c, made);
             }
         }
     }

@@ -12,7 +12,7 @@ fn dropout_layer_norm_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_wo
     var s = vecf(0.0);
     for (var c = t; c < n; c += BLOCK) {
         let kept = random_words(base + c) >= vec4u(p.threshold);
-        let dropped = vecF(select(vec4f(0.0), vecf(x[base + c]) * p.scale, kept));
+        let dropped = vecX(select(vec4f(0.0), vecf(x[base + c]) * p.scale, kept));
         let v = vecf(dropped){{ " + vecf(residual[base + c])" if R }};
         h[base + c] = vecF(v);
         s += v;
@@ -23,7 +23,7 @@ fn dropout_layer_norm_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_wo
     let r = inverseSqrt(block_sum(vec_sum(q), t) / f32(C) + p.eps);
     for (var c = t; c < n; c += BLOCK) {
         let y = (value(base + c) - m) * r;
-        out[base + c] = vecF(y{{ " * vecf(weight[c])" if A }}{{ " + vecf(bias[c])" if B }});
+        out[base + c] = vecY(y{{ " * vecf(weight[c])" if A }}{{ " + vecf(bias[c])" if B }});
     }
     if (t == 0u) {
         stats[row] = m;

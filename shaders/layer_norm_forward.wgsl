@@ -22,7 +22,7 @@ fn layer_norm_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups
         h[base + c] = vecF(v);
 {% endif %}
         let y = (v - m) * r;
-        out[base + c] = vecF(y{{ " * vecf(weight[c])" if A }}{{ " + vecf(bias[c])" if B }});
+        out[base + c] = vecY(y{{ " * vecf(weight[c])" if A }}{{ " + vecf(bias[c])" if B }});
     }
     if (t == 0u) { mean[row] = m; rstd[row] = r; }
 }

@@ -27,7 +27,11 @@ fn rms_norm_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups)
         let mean = block_sum(vec_sum(b), t) / f32(C);
         for (var c = t; c < n; c += BLOCK) {
             let e = vecf(dout[base + c]){{ " * vecf(weight[c])" if A }};
-            dx[base + c] = vecF(r * (e - vecf(x[base + c]) * (r * mean)){{ " + vecf(dh[base + c])" if R }});
+            let slope = r * (e - vecf(x[base + c]) * (r * mean)){{ " + vecf(dh[base + c])" if R }};
+            dx[base + c] = vecF(slope);
+{% if Z %}
+            short_dx[base + c] = vecY(slope);
+{% endif %}
         }
     }
 {% if P > 0 %}

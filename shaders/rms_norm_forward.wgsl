@@ -18,7 +18,7 @@ fn rms_norm_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) 
 {% if R %}
         h[base + c] = vecF(v);
 {% endif %}
-        out[base + c] = vecF(v * r{{ " * vecf(weight[c])" if A }});
+        out[base + c] = vecY(v * r{{ " * vecf(weight[c])" if A }});
     }
     if (t == 0u) { rstd[row] = r; }
 }

@@ -15,8 +15,8 @@
 typedef unsigned int u32;
 constexpr u32 ALL_LANES = 0xffffffffu;
 
-// Blocks that a multiprocessor should hold at once: `#define AT_ONCE , 4` before KERNEL. For kernels that ptxas squeezes
-// into fewer registers than they need, and spills.
+// Blocks that a multiprocessor should hold at once: `#define AT_ONCE , 4` before KERNEL. For kernels that ptxas would
+// squeeze into fewer registers than they need, and spill.
 #define AT_ONCE
 
 // A kernel that wants more than 48 KiB of shared memory says so before KERNEL, in bytes and as a number (the template

@@ -4,7 +4,8 @@
     y = x * rstd * weight,                  rstd = 1 / sqrt(mean(x^2) + eps)
 
 AddLayerNorm and AddRMSNorm are the same with the residual sum h = x + residual in the same pass. One kernel serves with
-and without: tensors that may be missing have a first dimension of 1 or 0 (R residual, A weight, B bias).
+and without: tensors that may be missing have a first dimension of 1 or 0 (R residual, A weight, B bias). The tensors
+of an op have one dtype; fusion may let x, out and dout (X, Y, D) be in 16 bits beside float32, which saves casts.
 
 With g = dy * weight and y' the normalised row, dx = rstd * (g - mean(g) - y' * mean(g * y')), where RMSNorm has no
 mean(g). The same pass adds dy * y' and dy up over the rows that a workgroup has; `norm_gradients` adds the workgroups.
@@ -30,7 +31,7 @@ _BLOCK = 1 << 17    # elements that the references do at a time
 
 # ---- kernels --------------------------------------------------------------------------------------------------------
 
-@kernel("x[N,C] residual[R,N,C] weight[A,C] bias[B,C] -> h[R,N,C] out[N,C] mean:f32[N] rstd:f32[N] | eps",
+@kernel("x:X[N,C] residual[R,N,C] weight[A,C] bias[B,C] -> h[R,N,C] out:Y[N,C] mean:f32[N] rstd:f32[N] | eps",
         groups="N", block=128, software_block=8, static="C R A B", vector="C")
 def layer_norm_forward(x: Any, residual: Any, weight: Any, bias: Any, eps: float) -> Any:
     """Row means and variances in two passes, so that the variance does not cancel."""
@@ -46,7 +47,7 @@ def layer_norm_forward(x: Any, residual: Any, weight: Any, bias: Any, eps: float
     return h if len(residual) else residual, out, mean, rstd
 
 
-@kernel("dout[N,C] x[N,C] dh[R,N,C] weight[A,C] mean:f32[N] rstd:f32[N] -> dx[N,C] partial:f32[S,P,C] | S:u32 P:u32",
+@kernel("dout:D[N,C] x[N,C] dh[R,N,C] weight[A,C] mean:f32[N] rstd:f32[N] -> dx[N,C] partial:f32[S,P,C] | S:u32 P:u32",
         groups="S", block=128, software_block=16, static="C R A P", vector="C")
 def layer_norm_backward(dout: Any, x: Any, dh: Any, weight: Any, mean: Any, rstd: Any, S: int, P: int) -> Any:
     """dx (plus dh), and for each of S workgroups its rows' sums of dout * normalised x (P > 0) and dout (P > 1)."""
@@ -70,7 +71,7 @@ def layer_norm_backward(dout: Any, x: Any, dh: Any, weight: Any, mean: Any, rstd
     return dx, partial
 
 
-@kernel("x[N,C] residual[R,N,C] weight[A,C] -> h[R,N,C] out[N,C] rstd:f32[N] | eps",
+@kernel("x:X[N,C] residual[R,N,C] weight[A,C] -> h[R,N,C] out:Y[N,C] rstd:f32[N] | eps",
         groups="N", block=128, software_block=8, static="C R A", vector="C")
 def rms_norm_forward(x: Any, residual: Any, weight: Any, eps: float) -> Any:
     """One pass over the row for its mean square, one for the result."""
@@ -82,10 +83,10 @@ def rms_norm_forward(x: Any, residual: Any, weight: Any, eps: float) -> Any:
     return h if len(residual) else residual, out, rstd
 
 
-@kernel("dout[N,C] x[N,C] dh[R,N,C] weight[A,C] rstd:f32[N] -> dx[N,C] partial:f32[S,P,C] | S:u32 P:u32",
-        groups="S", block=128, software_block=16, static="C R A P", vector="C")
-def rms_norm_backward(dout: Any, x: Any, dh: Any, weight: Any, rstd: Any, S: int, P: int) -> Any:
-    """dx (plus dh), and for each of S workgroups its rows' sum of dout * normalised x (P = 1)."""
+@kernel("dout:D[N,C] x[N,C] dh[R,N,C] weight[A,C] rstd:f32[N] -> dx[N,C] partial:f32[S,P,C] short_dx:Y[Z,N,C] | "
+        "S:u32 P:u32 Z:u32", groups="S", block=128, software_block=16, static="C R A P Z", vector="C")
+def rms_norm_backward(dout: Any, x: Any, dh: Any, weight: Any, rstd: Any, S: int, P: int, Z: int) -> Any:
+    """dx (plus dh), for each of S workgroups its rows' sum of dout * normalised x (P = 1), and dx again (Z = 1)."""
     dx = np.empty_like(x)
     partial = np.zeros((S, P, x.shape[1]), x.dtype)
     for rows in _blocks(x, S):
@@ -100,7 +101,7 @@ def rms_norm_backward(dout: Any, x: Any, dh: Any, weight: Any, rstd: Any, S: int
         np.multiply(g, r, out=dx[rows])
         if len(dh):
             dx[rows] += dh[0, rows]
-    return dx, partial
+    return dx, partial, dx[None, :][:Z]
 
 
 def _blocks(x: Any, S: int) -> Iterator[slice]:
@@ -162,10 +163,10 @@ class _Norm(Op):
         scale = _maybe(self.name, "weight", weight, x, row)
         mean: Array | None = None
         if self.rms:
-            h, out, rstd = run(rms_norm_forward, rows, added, scale, eps=eps)
+            h, out, rstd = run(rms_norm_forward, rows, added, scale, types={"Y": x.dtype}, eps=eps)
         else:
             shift = _maybe(self.name, "bias", bias, x, row)
-            h, out, mean, rstd = run(layer_norm_forward, rows, added, scale, shift, eps=eps)
+            h, out, mean, rstd = run(layer_norm_forward, rows, added, scale, shift, types={"Y": x.dtype}, eps=eps)
         h = h.reshape(*x.shape) if residual is not None else x
         self.save(h, weight, mean, rstd)
         return h, out.reshape(*x.shape)
@@ -181,8 +182,12 @@ class _Norm(Op):
         chunks = max(1, min(_MAX_CHUNKS, -(-rows.shape[0] // _CHUNK_ROWS)))
         tensors = [dout.reshape(*rows.shape), rows, _maybe(self.name, "dh", dh, x, rows.shape),
                    _maybe(self.name, "weight", weight, x, row)]
-        backward, stats = (rms_norm_backward, (rstd,)) if self.rms else (layer_norm_backward, (mean, rstd))
-        dx, partial = run(backward, *tensors, *stats, S=chunks, P=2 if needs[1] else int(needs[0]))
+        if self.rms:
+            dx, partial, _ = run(rms_norm_backward, *tensors, rstd, types={"Y": x.dtype}, S=chunks, P=int(needs[0]),
+                                 Z=0)
+        else:
+            sums = 2 if needs[1] else int(needs[0])
+            dx, partial = run(layer_norm_backward, *tensors, mean, rstd, S=chunks, P=sums)
         grads: list[Array | None] = [None, None]
         if any(needs):
             slots = [slot if wanted else None for slot, wanted in zip(self.into[first:first + 2], needs, strict=False)]

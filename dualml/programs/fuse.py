@@ -12,13 +12,14 @@ from .elementwise import fuse_elementwise
 from .embeddings import fuse_embeddings
 from .graph import Graph
 from .losses import fuse_losses
-from .norms import fuse_norms
+from .norm_casts import fuse_gradient_casts, fuse_norm_casts
+from .norms import fuse_norm_dropouts, fuse_norms
 from .pairs import pair_products
 from .recording import Recording
 from .sums import merge_sums
 
-PASSES = (share_equal, drop_copies, compute_once, fuse_losses, fuse_embeddings, fuse_norms, merge_sums,
-          merge_casts, fuse_elementwise, pair_products)
+PASSES = (share_equal, drop_copies, compute_once, fuse_losses, fuse_embeddings, fuse_norms, fuse_norm_casts,
+          fuse_norm_dropouts, fuse_gradient_casts, merge_sums, merge_casts, fuse_elementwise, pair_products)
 
 
 def fused(recording: Recording) -> Graph:

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..ops.norm_dropout import dropout_layer_norm_forward, layer_norm_dropout_backward
+from ..dtypes import DType
+from ..ops.norm_dropout import ROUNDINGS, dropout_layer_norm_forward, layer_norm_dropout_backward
 from .graph import Graph, is_kernel, reads_what_it_writes
 from .recording import Item, Place
 
-_FORWARD = ("layer_norm_forward", "rms_norm_forward")
-_BACKWARD = ("layer_norm_backward", "rms_norm_backward")
-_X, _RESIDUAL = 0, 1               # places of a forward norm's inputs
-_H = {"layer_norm_forward": 4, "rms_norm_forward": 3}
-_DH = 2                            # and of a backward one's
+FORWARD = ("layer_norm_forward", "rms_norm_forward")
+BACKWARD = ("layer_norm_backward", "rms_norm_backward")
+X, RESIDUAL = 0, 1               # places of a forward norm's inputs
+H = {"layer_norm_forward": 4, "rms_norm_forward": 3}
+DH = 2                          # and of a backward one's
+DX = {"layer_norm_backward": 6, "rms_norm_backward": 5}
+_ALL = 1 << 62                     # bytes: a whole buffer
 
 
 def fuse_norms(graph: Graph) -> None:
-    """Additions first: what they leave is what dropout may join."""
-    _each(graph, _add_before)
-    _each(graph, _add_after)
+    """Additions first: what they leave is what casts and dropout may join."""
+    each(graph, _add_before)
+    each(graph, _add_after)
+
+
+def fuse_norm_dropouts(graph: Graph) -> None:
+    """After the casts between the two, so that dropout in 16 bits is next to a norm."""
     _pair_statistics(graph)
-    _each(graph, _dropout_before)
-    _each(graph, _dropout_after)
+    each(graph, _dropout_before)
+    each(graph, _dropout_after)
 
 
-def _each(graph: Graph, rule: Any) -> None:
+def each(graph: Graph, rule: Any) -> None:
     """Tries a rule at every launch. It returns whether it rewrote something, which shortens the list."""
     index = 0
     while index < len(graph.items):
@@ -39,18 +47,25 @@ def _dense_add(item: Item) -> bool:
         and all(o.strides is None and not o.number for o in item.spec.kernel.context["operands"])  # type: ignore
 
 
-def _remade(graph: Graph, item: Item, places: list[Place], **dims: int) -> Item:
+def remade(graph: Graph, item: Item, places: list[Place], types: Mapping[str, DType] = {}, **dims: int) -> Item:
+    """The same launch with other places, dtypes or dims."""
     assert item.spec is not None
-    return graph.launch(item.spec.kernel, dict(item.spec.types), {**item.dims, **dims}, places, item.where)
+    return graph.launch(item.spec.kernel, {**dict(item.spec.types), **types}, {**item.dims, **dims}, places, item.where)
 
 
-def _take_over(graph: Graph, pair: tuple[int, int], at: int, made: Item, text: str) -> bool:
-    """Puts one launch in the place of two, unless WebGPU would refuse it."""
+def _dtype(item: Item) -> DType | None:
+    """The dtype of all that an item reads and writes, if it is one."""
+    found = {dtype for _, dtype in item.spec.types} if item.spec is not None else set()
+    return found.pop() if len(found) == 1 else None
+
+
+def take_over(graph: Graph, gone: Sequence[int], at: int, made: Item, text: str) -> bool:
+    """Puts one launch in the place of several, unless WebGPU would refuse it."""
     if reads_what_it_writes(made):
         graph.note("norm", f"{made.name} ({made.where}) stays as it is: it would read and write one buffer")
         return False
-    graph.replace(pair, {at: made})
-    graph.note("norm", text, 1)
+    graph.replace(gone, {at: made})
+    graph.note("norm", text, len(gone) - 1)
     return True
 
 
@@ -65,29 +80,30 @@ def _add_before(graph: Graph, index: int) -> bool:
         return False
     total = item.places[2]
     at = _next_use(graph, total, index)
-    if at is None or not is_kernel(graph.items[at], *_FORWARD):
+    if at is None or not is_kernel(graph.items[at], *FORWARD):
         return False
     norm = graph.items[at]
-    if norm.places[_X] != total or norm.dims["R"] or norm.spec.types != item.spec.types:  # type: ignore[union-attr]
+    if norm.places[X] != total or norm.dims["R"] or _dtype(norm) is not _dtype(item):
         return False
     if not graph.can_move(index, at):
         graph.note("norm", f"add ({item.where}) stays: what it adds changes before {norm.name} ({norm.where})")
         return False
     places = list(norm.places)
-    places[_X], places[_RESIDUAL], places[_H[norm.name]] = item.places[0], item.places[1], total
-    return _take_over(graph, (index, at), at, _remade(graph, norm, places, R=1),
+    places[X], places[RESIDUAL], places[H[norm.name]] = item.places[0], item.places[1], total
+    return take_over(graph, (index, at), at, remade(graph, norm, places, R=1),
                       f"{norm.name} ({norm.where}) adds its residual")
 
 
 def _add_after(graph: Graph, index: int) -> bool:
     """dx = norm backward, s = dx + y becomes s = norm backward with dh = y."""
     norm = graph.items[index]
-    if not is_kernel(norm, *_BACKWARD) or norm.dims["R"]:
+    if not is_kernel(norm, *BACKWARD) or norm.dims["R"]:
         return False
-    dx = norm.places[-2]
+    out = DX[norm.name]
+    dx = norm.places[out]
     at = _next_use(graph, dx, index)
     if at is None or not _dense_add(graph.items[at]) or not graph.is_temporary(dx.number) \
-            or norm.spec.types != graph.items[at].spec.types:  # type: ignore[union-attr]
+            or _dtype(norm) is not _dtype(graph.items[at]):
         return False
     add = graph.items[at]
     other = [p for p in add.places[:2] if p != dx]
@@ -95,8 +111,8 @@ def _add_after(graph: Graph, index: int) -> bool:
             or not graph.untouched(other[0], index, at) or not graph.unseen(add.places[2], index, at):
         return False
     places = list(norm.places)
-    places[_DH], places[-2] = other[0], add.places[2]
-    return _take_over(graph, (index, at), index, _remade(graph, norm, places, R=1),
+    places[DH], places[out] = other[0], add.places[2]
+    return take_over(graph, (index, at), index, remade(graph, norm, places, R=1),
                       f"{norm.name} ({norm.where}) adds the gradient that comes by the residual")
 
 
@@ -133,12 +149,13 @@ def _joined(mean: Place, rstd: Place) -> Place | None:
 
 def _fits(dropout: Item, norm: Item) -> bool:
     """Whether both work on the same shape, with four columns to a random counter."""
-    return dropout.dims["N"] == norm.dims["N"] * norm.dims["C"] and norm.dims["C"] % 4 == 0 \
-        and dropout.spec.types == norm.spec.types  # type: ignore[union-attr]
+    return dropout.dims["N"] == norm.dims["N"] * norm.dims["C"] and norm.dims["C"] % 4 == 0
 
 
 def _numbers(dropout: Item) -> dict[str, Any]:
-    return {name: dropout.dims[name] for name in ("offset", "threshold", "scale")}
+    dtype = _dtype(dropout)
+    return {name: dropout.dims[name] for name in ("offset", "threshold", "scale")} \
+        | {"rounding": ROUNDINGS.get(dtype, 0) if dtype is not None else 0}
 
 
 def _dropout_before(graph: Graph, index: int) -> bool:
@@ -151,10 +168,12 @@ def _dropout_before(graph: Graph, index: int) -> bool:
     if at is None or not is_kernel(graph.items[at], "layer_norm_forward"):
         return False
     norm = graph.items[at]
-    inputs, stats = list(norm.places[:4]), _joined(*norm.places[-2:])
-    if inputs[_RESIDUAL] == dropped and norm.dims["R"]:
-        inputs[_X], inputs[_RESIDUAL] = inputs[_RESIDUAL], inputs[_X]
-    if inputs[_X] != dropped or inputs.count(dropped) > 1 or stats is None or not _fits(item, norm) \
+    assert norm.spec is not None
+    inputs, stats, types = list(norm.places[:4]), _joined(*norm.places[-2:]), dict(norm.spec.types)
+    if inputs[RESIDUAL] == dropped and norm.dims["R"] and types["X"] is types["F"]:
+        inputs[X], inputs[RESIDUAL] = inputs[RESIDUAL], inputs[X]
+    alike = types["X"] is _dtype(item) and (types["X"] is types["F"] or norm.dims["R"])
+    if inputs[X] != dropped or inputs.count(dropped) > 1 or stats is None or not alike or not _fits(item, norm) \
             or not graph.can_move(index, at):
         graph.note("norm", f"dropout ({item.where}) stays before {norm.name}: shape, alignment or order do not fit")
         return False
@@ -162,34 +181,64 @@ def _dropout_before(graph: Graph, index: int) -> bool:
                                and graph.unseen(dropped, at + 1, len(graph.items))):
         graph.note("norm", f"dropout ({item.where}) stays before {norm.name}: its result is used elsewhere too")
         return False
-    inputs[_X] = x
+    inputs[X] = x
     h = norm.places[4] if norm.dims["R"] else dropped
-    made = graph.launch(dropout_layer_norm_forward, dict(norm.spec.types), {**norm.dims, **_numbers(item)},  # type: ignore
+    made = graph.launch(dropout_layer_norm_forward, types, {**norm.dims, **_numbers(item)},
                         [*inputs, state, h, norm.places[5], stats], norm.where)
-    return _take_over(graph, (index, at), at, made, f"{norm.name} ({norm.where}) drops out what it reads")
+    return take_over(graph, (index, at), at, made, f"{norm.name} ({norm.where}) drops out what it reads")
 
 
 def _dropout_after(graph: Graph, index: int) -> bool:
-    """dx = norm backward, d = dropout(dx) becomes one launch."""
+    """dx = norm backward, d = dropout(dx) becomes one launch, and so does d = dropout(16 bits of dx)."""
     norm = graph.items[index]
     if not is_kernel(norm, "layer_norm_backward"):
         return False
-    dx, stats = norm.places[-2], _joined(*norm.places[4:6])
-    at = next((i for i, _ in graph.uses(dx, index + 1) if is_kernel(graph.items[i], "dropout_forward")), None)
-    if at is None:
+    later = _dropout_of(graph, norm.places[-2], index)
+    if not later:
         return False
-    item = graph.items[at]
-    source, state, dropped = item.places
-    if source != dx or stats is None or not _fits(item, norm) or dx.nbytes % graph.backend.alignment \
-            or not all(graph.is_temporary(p.number) and not p.offset for p in (dx, dropped)) \
-            or not graph.untouched(dx, index + 1, at) or not graph.unseen(dropped, index, at):
-        graph.note("norm", f"dropout ({item.where}) stays after {norm.name}: shape, alignment or order do not fit")
+    item = graph.items[later[-1]]
+    _, state, dropped = item.places
+    if not _fits(item, norm) or not graph.untouched(state, index, later[-1]):
+        graph.note("norm", f"dropout ({item.where}) stays after {norm.name}: shape or order do not fit")
         return False
-    both = graph.temporary()
-    places = [*norm.places[:4], stats, state, Place(both, 0, 2 * dx.nbytes), norm.places[-1]]
-    made = graph.launch(layer_norm_dropout_backward, dict(norm.spec.types), {**norm.dims, **_numbers(item)},  # type: ignore
-                        places, norm.where)
-    if not _take_over(graph, (index, at), index, made, f"{norm.name} ({norm.where}) drops out what it makes"):
+    return beside_dx(graph, index, later, state, dropped, {"DROP": 1, **_numbers(item)}, "drops out what it makes")
+
+
+def beside_dx(graph: Graph, index: int, later: Sequence[int], state: Place, target: Place, numbers: Mapping[str, Any],
+              done: str) -> bool:
+    """A backward LayerNorm makes what the launches `later` make of its dx, and puts dx in the place of dh."""
+    norm, item, end = graph.items[index], graph.items[later[-1]], later[-1]
+    assert norm.spec is not None
+    assert item.spec is not None
+    dx, dh, stats = norm.places[-2], norm.places[DH], _joined(*norm.places[4:6])
+    if stats is None or not graph.is_temporary(dx.number) or dx.offset or not graph.untouched(dx, index + 1, end) \
+            or not graph.unseen(target, index, end):
+        graph.note("norm", f"{item.name} ({item.where}) stays after {norm.name}: alignment or order do not fit")
         return False
-    rename(graph, {dx.number: Place(both, 0, dx.nbytes), dropped.number: Place(both, dx.nbytes, dropped.nbytes)})
+    if norm.dims["R"] and not (graph.is_temporary(dh.number) and graph.unseen(
+            Place(dh.number, 0, _ALL), index + 1, len(graph.items))):
+        graph.note("norm", f"{item.name} ({item.where}) stays after {norm.name}: the gradient it adds is used again")
+        return False
+    place = dh if norm.dims["R"] else dx
+    types = {**dict(norm.spec.types), "Y": item.spec.dtype(item.spec.kernel.args[-1])}
+    places = [*norm.places[:2], norm.places[3], stats, state, place, target, norm.places[-1]]
+    made = graph.launch(layer_norm_dropout_backward, types, {**norm.dims, **numbers}, places, norm.where)
+    if not take_over(graph, (index, *later), index, made, f"{norm.name} ({norm.where}) {done}"):
+        return False
+    rename(graph, {dx.number: place} if place != dx else {})
     return True
+
+
+def _dropout_of(graph: Graph, dx: Place, index: int) -> list[int]:
+    """The dropout of what a backward norm makes, after the cast before it if there is one."""
+    for at, _ in graph.uses(dx, index + 1):
+        item = graph.items[at]
+        if is_kernel(item, "dropout_forward") and item.places[0] == dx:
+            return [at]
+        if is_kernel(item, "cast_forward") and item.places[0] == dx and item.dims["low"] == item.dims["high"]:
+            short = item.places[1]
+            uses = [i for i, _ in graph.uses(short, at + 1)]
+            if len(uses) == 1 and is_kernel(graph.items[uses[0]], "dropout_forward") \
+                    and graph.items[uses[0]].places[0] == short and graph.is_temporary(short.number):
+                return [at, uses[0]]
+    return []

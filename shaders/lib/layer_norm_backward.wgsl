@@ -1,4 +1,5 @@
-{# Backward of LayerNorm, as macros: import them `with context`. `dropped` stores dx in `both`, followed by its dropout. #}
+{# Backward of LayerNorm, as macros: import them `with context`. `dropped`: dx lies in dh's place,
+   and its dropout is made too, or without DROP dx in another dtype. #}
 {% macro shared() %}
 {% include "lib/reduce.wgsl" %}
 // A workgroup walks over rows g, g + S, ...; each invocation keeps its columns' sums for weight and bias in registers.
@@ -55,13 +56,13 @@ fn block_sum2(v: vec2f, t: u32) -> vec2f {
         for (var c = t; c < n; c += BLOCK) {
             let e = vecf(dout[base + c]){{ " * vecf(weight[c])" if A }};
             let y = (vecf(x[base + c]) - m) * r;
-            let slope = vecF(r * (e - means.x - y * means.y){{ " + vecf(dh[base + c])" if R }});
-{% if dropped %}
-            both[base + c] = slope;
+            let slope = r * (e - means.x - y * means.y){{ " + vecf(%s[base + c])" % ("dx" if dropped else "dh") if R }};
+            dx[base + c] = vecF(slope);
+{% if dropped and DROP %}
             let kept = random_words(base + c) >= vec4u(p.threshold);
-            both[p.N * n + base + c] = vecF(select(vec4f(0.0), vecf(slope) * p.scale, kept));
-{% else %}
-            dx[base + c] = slope;
+            dropped[base + c] = vecY(select(vec4f(0.0), vecf(vecY(vecF(slope))) * p.scale, kept));
+{% elif dropped %}
+            dropped[base + c] = vecY(slope);
 {% endif %}
         }
     }
