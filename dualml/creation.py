@@ -102,11 +102,13 @@ def full(shape: Sequence[int] | int, value: Number, dtype: DTypeLike = None, bac
 
 @places
 def zeros(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of zeros: zeros(2, 3) or zeros((2, 3))."""
     return full(_sizes("zeros", shape), 0, dtype, backend, requires_grad)
 
 
 @places
 def ones(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of ones: ones(2, 3) or ones((2, 3))."""
     return full(_sizes("ones", shape), 1, dtype, backend, requires_grad)
 
 
@@ -119,16 +121,19 @@ def empty(*shape: Any, dtype: DTypeLike = "float32", backend: str | None = None)
 
 @places
 def full_like(x: Tensor, value: Number, requires_grad: bool = False) -> Tensor:
+    """A tensor of one value, of x's shape, dtype and backend."""
     return full(x.shape, value, x.dtype, x.backend, requires_grad)
 
 
 @places
 def zeros_like(x: Tensor, requires_grad: bool = False) -> Tensor:
+    """Zeros of x's shape, dtype and backend."""
     return full_like(x, 0, requires_grad)
 
 
 @places
 def ones_like(x: Tensor, requires_grad: bool = False) -> Tensor:
+    """Ones of x's shape, dtype and backend."""
     return full_like(x, 1, requires_grad)
 
 
@@ -187,9 +192,11 @@ def randperm(n: int, backend: str | None = None) -> Tensor:
 
 @places
 def rand_like(x: Tensor) -> Tensor:
+    """Uniform in [0, 1), of x's shape, dtype and backend."""
     return rand(*x.shape, dtype=x.dtype, backend=x.backend)
 
 
 @places
 def randn_like(x: Tensor) -> Tensor:
+    """Standard normal, of x's shape, dtype and backend."""
     return randn(*x.shape, dtype=x.dtype, backend=x.backend)

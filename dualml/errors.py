@@ -65,4 +65,6 @@ def not_a_tensor(op: str, must: str, value: object) -> DTypeError:
     package = "" if kind.__module__ == "builtins" else kind.__module__.split(".")[0] + "."
     known = hasattr(value, "__array__") or isinstance(value, (list, tuple, int, float))
     fix = (" Make one with dm.tensor(x.numpy())." if package == "torch." else " Make one with dm.tensor(x).") * known
+    if isinstance(value, str):
+        fix = " Encode text with a tokenizer first: dm.tensor([tokenizer.encode(text)])."
     return DTypeError(f"[{op}] {must}, got {package}{kind.__qualname__}.{fix}")

@@ -35,10 +35,12 @@ def where(condition: Tensor, a: Tensor | Number, b: Tensor | Number) -> Tensor:
 
 
 def maximum(a: Tensor, b: Tensor | Number) -> Tensor:
+    """The larger of both at each place; they broadcast. NaN stays, equals share the gradient evenly."""
     return required("maximum", a, "a").maximum(b)
 
 
 def minimum(a: Tensor, b: Tensor | Number) -> Tensor:
+    """The smaller of both at each place; they broadcast. NaN stays, equals share the gradient evenly."""
     return required("minimum", a, "a").minimum(b)
 
 
@@ -58,10 +60,12 @@ def softplus(x: Tensor) -> Tensor:
 
 
 def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x))."""
     return required("sigmoid", x).sigmoid()
 
 
 def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent."""
     return required("tanh", x).tanh()
 
 
@@ -77,10 +81,12 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
 
 
 def softmax(x: Tensor, dim: int = -1) -> Tensor:
+    """exp(x) / sum(exp(x)) along dim, without overflow."""
     return required("softmax", x).softmax(dim)
 
 
 def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
+    """The logarithm of softmax along dim, stable where softmax would be 0."""
     return required("log_softmax", x).log_softmax(dim)
 
 
@@ -108,6 +114,9 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias. x [..., K], weight [N, K], bias [N] -> [..., N]."""
+    if not required("linear", x).dtype.is_floating_point:
+        raise DTypeError(f"[linear] x must be floating, got {x.dtype.name}. Cast it with .float(); tokens go through "
+                         "nn.Embedding first.")
     result: Tensor = apply(matmul.Linear, x, weight, bias)
     return result
 

@@ -72,13 +72,17 @@ def _header(path: Path) -> tuple[int, dict[str, tuple[np.dtype, tuple[int, ...],
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            first = file.read(8)
-            length = int.from_bytes(first, "little")
+            first = file.read(9)
+            length = int.from_bytes(first[:8], "little")
             if len(first) < 8:
                 raise _wrong(path, f"must be a safetensors file of at least 8 bytes, got {size}")
             if length > min(MAX_HEADER, size - 8):
+                if first[8:] != b"{":
+                    raise _wrong(path, "is no safetensors file: that has a header of JSON behind its first 8 bytes",
+                                 "Name a .safetensors file.")
                 raise _wrong(path, f"claims a header of {length:,} bytes, but the file has {size:,} and a header at "
                                    f"most {MAX_HEADER:,}")
+            file.seek(8)
             text = file.read(length)
     except OSError as error:
         raise _unreadable(path, error) from None

@@ -25,6 +25,7 @@ _order = itertools.count()
 
 
 def is_grad_enabled() -> bool:
+    """Whether ops are recorded for backward: not within no_grad."""
     return getattr(_mode, "enabled", True)
 
 

@@ -17,6 +17,7 @@ from .errors import DTypeError, GradientError, ShapeError, not_a_tensor
 from .ops import cumsum, gather, index_select, layout, matmul, reduce, softmax, statistics
 from .ops.elementwise import ELEMENTWISE
 from .tape import apply
+from .tensor_docs import documented
 from .tensor_methods import Extremes
 
 Number = int | float | bool
@@ -59,15 +60,21 @@ def elementwise(name: str, *values: Tensor | Number) -> Tensor:
     return result
 
 
+@documented
 class Tensor:
     """A multi-dimensional array on one backend. Make one with dm.tensor, dm.zeros, dm.randn and the like."""
 
-    __slots__ = ("__weakref__", "_array", "_index", "_lent", "_node", "_slot", "grad", "requires_grad")
+    __slots__ = {  # with what help() says of them
+        **dict.fromkeys(("__weakref__", "_array", "_index", "_lent", "_node", "_slot")),
+        "grad": "What backward found: a tensor of this shape that more backwards add to; None before the first.",
+        "requires_grad": "Whether ops on this tensor are recorded for backward."}
     __hash__ = object.__hash__
     __array_priority__ = 1000  # NumPy scalars leave arithmetic to us
 
     def __init__(self, array: Array, requires_grad: Flag = False, node: tape.Node | None = None,
                  index: Int = 0) -> None:
+        if not isinstance(array, Array):
+            raise not_a_tensor("Tensor", "array must be an Array", array)
         self._array = array
         self._node = node
         self._index = index
@@ -79,33 +86,26 @@ class Tensor:
     # ---- what it is ----
 
     @property
-    def shape(self) -> tuple[Int, ...]:
-        return self._array.shape
+    def shape(self) -> tuple[Int, ...]: return self._array.shape
 
     @property
-    def dtype(self) -> DType:
-        return self._array.dtype
+    def dtype(self) -> DType: return self._array.dtype
 
     @property
-    def ndim(self) -> Int:
-        return len(self._array.shape)
+    def ndim(self) -> Int: return len(self._array.shape)
 
     @property
-    def backend(self) -> str:
-        return self._array.backend.name
+    def backend(self) -> str: return self._array.backend.name
 
     @property
-    def is_leaf(self) -> Flag:
-        return self._node is None
+    def is_leaf(self) -> Flag: return self._node is None
 
-    def dim(self) -> Int:
-        return self.ndim
+    def dim(self) -> Int: return self.ndim
 
     def size(self, dim: Int | None = None) -> Any:
         return self.shape if dim is None else self.shape[normal_dim("size", dim, self.ndim)]
 
-    def numel(self) -> Int:
-        return self._array.size
+    def numel(self) -> Int: return self._array.size
 
     def numpy(self) -> np.ndarray:
         """A NumPy copy of the values. Waits for the device. Raises GradientError where a gradient would be lost."""
@@ -119,8 +119,7 @@ class Tensor:
             raise ShapeError(f"[item] the tensor must have one element, got shape {self.shape}.")
         return self._array.numpy().item()
 
-    def tolist(self) -> Any:
-        return self._array.numpy().tolist()
+    def tolist(self) -> Any: return self._array.numpy().tolist()
 
     def __dlpack__(self, **kwargs: Any) -> Any:
         """Exchange without a copy (cpu) or on the device (cuda); WebGPU memory cannot be shared."""
@@ -128,8 +127,7 @@ class Tensor:
         shared = array.backend.view(array.buffer, array.offset * stored.itemsize, stored, array.size)
         return shared.reshape(self.shape).__dlpack__(**kwargs)
 
-    def __dlpack_device__(self) -> tuple[Int, int]:
-        return (2, 0) if self.backend == "cuda" else (1, 0)
+    def __dlpack_device__(self) -> tuple[Int, int]: return (2, 0) if self.backend == "cuda" else (1, 0)
 
     def __repr__(self) -> str: return methods.text(self)
     def __format__(self, spec: str) -> str: return format(self.item(), spec) if spec else str(self)
@@ -157,11 +155,8 @@ class Tensor:
                              "elements. Use .any() or .all().")
         return bool(self.item())
 
-    def __float__(self) -> Float:
-        return float(self.item())
-
-    def __int__(self) -> Int:
-        return int(self.item())
+    def __float__(self) -> Float: return float(self.item())
+    def __int__(self) -> Int: return int(self.item())
 
     def __index__(self) -> Int:
         if self.dtype.kind != "i":
@@ -201,8 +196,7 @@ class Tensor:
         from .ops.create import fill
         return self._overwrite("fill_", Tensor(fill(self.shape, value, self.dtype, self._array.backend)))
 
-    def zero_(self) -> Tensor:
-        return self.fill_(0)
+    def zero_(self) -> Tensor: return self.fill_(0)
 
     def add_(self, other: Tensor | Number) -> Tensor:
         with tape.no_grad():
@@ -248,23 +242,28 @@ class Tensor:
         """A copy with its own memory, through which gradients flow."""
         return elementwise("clone", self)
 
-    def contiguous(self) -> Tensor:
-        return self
+    def contiguous(self) -> Tensor: return self
 
     # ---- elementwise ----
 
-    def __add__(self, other: Tensor | Number) -> Tensor: return elementwise("add", *unify("add", self, other))
-    def __radd__(self, other: Number) -> Tensor: return elementwise("add", *unify("add", other, self))
-    def __sub__(self, other: Tensor | Number) -> Tensor: return elementwise("sub", *unify("sub", self, other))
-    def __rsub__(self, other: Number) -> Tensor: return elementwise("sub", *unify("sub", other, self))
-    def __mul__(self, other: Tensor | Number) -> Tensor: return elementwise("mul", *unify("mul", self, other))
-    def __rmul__(self, other: Number) -> Tensor: return elementwise("mul", *unify("mul", other, self))
+    def __add__(self, other: Tensor | Number) -> Tensor: return _pair("add", self, other)
+    def __radd__(self, other: Number) -> Tensor: return _pair("add", other, self)
+    def __sub__(self, other: Tensor | Number) -> Tensor: return _pair("sub", self, other)
+    def __rsub__(self, other: Number) -> Tensor: return _pair("sub", other, self)
+    def __mul__(self, other: Tensor | Number) -> Tensor: return _pair("mul", self, other)
+    def __rmul__(self, other: Number) -> Tensor: return _pair("mul", other, self)
     def __truediv__(self, other: Tensor | Number) -> Tensor: return elementwise("div", *_floating("div", self, other))
     def __rtruediv__(self, other: Number) -> Tensor: return elementwise("div", *_floating("div", other, self))
+    def __floordiv__(self, other: Tensor | Number) -> Tensor: return self.floor_divide(other)
+    def __rfloordiv__(self, other: Number) -> Tensor: return _pair("floor_divide", other, self)
+    def __mod__(self, other: Tensor | Number) -> Tensor: return self.remainder(other)
+    def __rmod__(self, other: Number) -> Tensor: return _pair("remainder", other, self)
     def __iadd__(self, other: Tensor | Number) -> Tensor: return self._augmented("+=", self + other)
     def __isub__(self, other: Tensor | Number) -> Tensor: return self._augmented("-=", self - other)
     def __imul__(self, other: Tensor | Number) -> Tensor: return self._augmented("*=", self * other)
     def __itruediv__(self, other: Tensor | Number) -> Tensor: return self._augmented("/=", self / other)
+    def __ifloordiv__(self, other: Tensor | Number) -> Tensor: return self._augmented("//=", self // other)
+    def __imod__(self, other: Tensor | Number) -> Tensor: return self._augmented("%=", self % other)
     def __neg__(self) -> Tensor: return elementwise("neg", self)
     def __abs__(self) -> Tensor: return self.abs()
     def __matmul__(self, other: Tensor) -> Tensor: return self.matmul(other)
@@ -309,8 +308,10 @@ class Tensor:
     def isnan(self) -> Tensor: return _unary("isnan", self)
     def isinf(self) -> Tensor: return _unary("isinf", self)
     def isfinite(self) -> Tensor: return _unary("isfinite", self)
-    def maximum(self, other: Tensor | Number) -> Tensor: return elementwise("maximum", *unify("maximum", self, other))
-    def minimum(self, other: Tensor | Number) -> Tensor: return elementwise("minimum", *unify("minimum", self, other))
+    def maximum(self, other: Tensor | Number) -> Tensor: return _pair("maximum", self, other)
+    def minimum(self, other: Tensor | Number) -> Tensor: return _pair("minimum", self, other)
+    def floor_divide(self, other: Tensor | Number) -> Tensor: return _pair("floor_divide", self, other)
+    def remainder(self, other: Tensor | Number) -> Tensor: return _pair("remainder", self, other)
 
     def clamp(self, min: Tensor | Number | None = None, max: Tensor | Number | None = None) -> Tensor:
         """Values limited to [min, max]; either may be None."""
@@ -329,8 +330,7 @@ class Tensor:
     # ---- reductions ----
 
     def _reduce(self, op: Any, dim: Dims, keepdim: Flag, **options: Any) -> Tensor:
-        result: Tensor = apply(op, self, dim=normal_dims(op.name, dim, self.ndim), keepdim=keepdim, **options)
-        return result
+        return _apply(op, self, dim=normal_dims(op.name, dim, self.ndim), keepdim=keepdim, **options)
 
     def sum(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Sum, dim, keepdim)
     def mean(self, dim: Dims = None, keepdim: Flag = False) -> Tensor: return self._reduce(reduce.Mean, dim, keepdim)
@@ -373,27 +373,23 @@ class Tensor:
         return methods.norm(self)
 
     def softmax(self, dim: Int = -1) -> Tensor:
-        result: Tensor = apply(softmax.Softmax, self, dim=normal_dim("softmax", dim, self.ndim))
-        return result
+        return _apply(softmax.Softmax, self, dim=normal_dim("softmax", dim, self.ndim))
 
     def log_softmax(self, dim: Int = -1) -> Tensor:
-        result: Tensor = apply(softmax.LogSoftmax, self, dim=normal_dim("log_softmax", dim, self.ndim))
-        return result
+        return _apply(softmax.LogSoftmax, self, dim=normal_dim("log_softmax", dim, self.ndim))
 
     # ---- along a dimension ----
 
     def cumsum(self, dim: Int) -> Tensor:
         """Running sums along dim; those of bools are int32."""
         x = self.int() if self.dtype is dtypes.bool_ else self
-        result: Tensor = apply(cumsum.Cumsum, x, dim=normal_dim("cumsum", dim, self.ndim))
-        return result
+        return _apply(cumsum.Cumsum, x, dim=normal_dim("cumsum", dim, self.ndim))
 
     def gather(self, dim: Int, index: Tensor) -> Tensor:
         """out[i][j][k] = self[index[i][j][k]][j][k] for dim 0, and so on. An index (int32) outside the dimension gives
         NaN, or 0 in integers, and no gradient. In the other dimensions index may be smaller than self."""
         place = normal_dim("gather", dim, self.ndim)
-        result: Tensor = apply(gather.Gather, methods.cropped(self, place, index), index, dim=place)
-        return result
+        return _apply(gather.Gather, methods.cropped(self, place, index), index, dim=place)
 
     def topk(self, k: Int, dim: Int = -1, largest: Flag = True) -> Extremes:
         """The k largest (or smallest) along dim, best first: (values, indices). k is at most 256. Of equals the one
@@ -413,20 +409,16 @@ class Tensor:
     def matmul(self, other: Tensor) -> Tensor:
         """The matrix product with PyTorch's rules: batches broadcast, 1-D operands are vectors."""
         a, b = unify("matmul", self, other)
-        result: Tensor = apply(matmul.MatMul, a, b)  # type: ignore[arg-type]
-        return result
+        return _apply(matmul.MatMul, a, b)  # type: ignore[arg-type]
 
     # ---- layout ----
 
     def reshape(self, *shape: Any) -> Tensor:
         """The same elements under another shape; one dimension may be -1."""
-        result: Tensor = apply(layout.Reshape, self, shape=resolved("reshape", sizes_of(shape), self.numel()))
-        return result
+        return _apply(layout.Reshape, self, shape=resolved("reshape", sizes_of(shape), self.numel()))
 
     def view(self, *shape: Any) -> Tensor: return self.reshape(*shape)
-
-    def flatten(self, start_dim: Int = 0, end_dim: Int = -1) -> Tensor:
-        return methods.flatten(self, start_dim, end_dim)
+    def flatten(self, start_dim: Int = 0, end_dim: Int = -1) -> Tensor: return methods.flatten(self, start_dim, end_dim)
 
     def squeeze(self, dim: Int | None = None) -> Tensor:
         """Without dimensions of size 1: all of them, or dim where it is one."""
@@ -438,48 +430,34 @@ class Tensor:
 
     def permute(self, *dims: Any) -> Tensor:
         axes = tuple(normal_dim("permute", d, self.ndim) for d in sizes_of(dims))
-        result: Tensor = apply(layout.Permute, self, axes=axes)
-        return result
+        return _apply(layout.Permute, self, axes=axes)
 
-    def transpose(self, dim0: Int, dim1: Int) -> Tensor:
-        return methods.transpose(self, dim0, dim1)
+    def transpose(self, dim0: Int, dim1: Int) -> Tensor: return methods.transpose(self, dim0, dim1)
 
     def t(self) -> Tensor:
         """The transposed matrix; a vector as it is."""
         return methods.matrix_transpose(self)
 
     @property
-    def T(self) -> Tensor:
-        return self.permute(*reversed(range(self.ndim)))
+    def T(self) -> Tensor: return self.permute(*reversed(range(self.ndim)))
 
     @property
-    def mT(self) -> Tensor:
-        return self.transpose(-1, -2)
+    def mT(self) -> Tensor: return self.transpose(-1, -2)
 
     def expand(self, *sizes: Any) -> Tensor:
         """Broadcast to sizes (-1 keeps one). A copy."""
         return methods.expand(self, sizes_of(sizes))
 
     def broadcast_to(self, shape: Sequence[Int]) -> Tensor: return self.expand(*shape)
-
-    def repeat(self, *sizes: Any) -> Tensor:
-        result: Tensor = apply(layout.Repeat, self, sizes=sizes_of(sizes))
-        return result
+    def repeat(self, *sizes: Any) -> Tensor: return _apply(layout.Repeat, self, sizes=sizes_of(sizes))
 
     def flip(self, *dims: Any) -> Tensor:
-        result: Tensor = apply(layout.Flip, self, dims=normal_dims("flip", sizes_of(dims), self.ndim))
-        return result
+        return _apply(layout.Flip, self, dims=normal_dims("flip", sizes_of(dims), self.ndim))
 
-    def tril(self, diagonal: Int = 0) -> Tensor:
-        result: Tensor = apply(layout.Tril, self, diagonal=diagonal)
-        return result
+    def tril(self, diagonal: Int = 0) -> Tensor: return _apply(layout.Tril, self, diagonal=diagonal)
+    def triu(self, diagonal: Int = 0) -> Tensor: return _apply(layout.Triu, self, diagonal=diagonal)
 
-    def triu(self, diagonal: Int = 0) -> Tensor:
-        result: Tensor = apply(layout.Triu, self, diagonal=diagonal)
-        return result
-
-    def narrow(self, dim: Int, start: Int, length: Int) -> Tensor:
-        return methods.narrow(self, dim, start, length)
+    def narrow(self, dim: Int, start: Int, length: Int) -> Tensor: return methods.narrow(self, dim, start, length)
 
     def split(self, split_size: Int | Sequence[Int], dim: Int = 0) -> tuple[Tensor, ...]:
         """Pieces along dim, of one size (the last may be smaller) or of the sizes given."""
@@ -490,21 +468,32 @@ class Tensor:
         return self.split(max(1, -(-size // chunks)), dim)
 
     def index_select(self, dim: Int, index: Tensor) -> Tensor:
-        result: Tensor = apply(index_select.IndexSelect, self, index, dim=normal_dim("index_select", dim, self.ndim))
-        return result
+        return _apply(index_select.IndexSelect, self, index, dim=normal_dim("index_select", dim, self.ndim))
 
     def __getitem__(self, key: Any) -> Tensor:
         from .indexing import getitem
         return getitem(self, key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise methods.no_assignment()
 
     if not TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any:
             raise methods.no_attribute(name)
 
 
+def _apply(op: Any, *inputs: Tensor, **options: Any) -> Tensor:
+    made: Tensor = apply(op, *inputs, **options)
+    return made
+
+
 def _floating(op: str, *values: Tensor | Number) -> list[Tensor | Number]:
     found = unify(op, *values)
     return [v.float() if isinstance(v, Tensor) and not v.dtype.is_floating_point else v for v in found]
+
+
+def _pair(name: str, a: Tensor | Number, b: Tensor | Number) -> Tensor:
+    return elementwise(name, *unify(name, a, b))
 
 
 def _unary(name: str, x: Tensor) -> Tensor:

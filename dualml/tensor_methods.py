@@ -51,6 +51,11 @@ def no_attribute(name: str) -> MissingNameError:
     return MissingNameError(f"[tensor] a Tensor has no attribute {name!r}. {hint}")
 
 
+def no_assignment() -> DTypeError:
+    return DTypeError("[setitem] items of a tensor cannot be assigned. Use dm.where(mask, value, x), "
+                      "x.masked_fill(mask, value) or dm.cat.")
+
+
 def required(op: str, value: Any, name: str = "x") -> Tensor:
     """The value, which must be a Tensor."""
     from .tensor import Tensor

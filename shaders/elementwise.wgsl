@@ -15,6 +15,9 @@ fn min_(a: {{ T }}, b: {{ T }}) -> {{ T }} {
     return {{ "select(select(min(a, b), b, is_nan(b)), a, is_nan(a))" if T == "f32" else "min(a, b)" }};
 }
 fn sign_(a: {{ T }}) -> {{ T }} { return {{ T }}(a > {{ T }}(0)) - {{ T }}(a < {{ T }}(0)); }
+{% if "floor_" in expression %}
+{% include "lib/floor_division.wgsl" %}
+{% endif %}
 
 fn f({% for o in operands %}{{ o.name }}: {{ o.dtype }}{{ ", " if not loop.last }}{% endfor %}) -> {{ out_kind }} {
     return {{ expression }};

@@ -10,6 +10,10 @@
 fn max_(a: f32, b: f32) -> f32 { return select(select(max(a, b), b, is_nan(b)), a, is_nan(a)); }
 fn min_(a: f32, b: f32) -> f32 { return select(select(min(a, b), b, is_nan(b)), a, is_nan(a)); }
 fn sign_(a: f32) -> f32 { return f32(a > 0.0) - f32(a < 0.0); }
+{% if "floor_" in stages | map(attribute="expression") | join %}
+{% set T = "f32" %}
+{% include "lib/floor_division.wgsl" %}
+{% endif %}
 
 struct Results { {% for k in outputs %}o{{ k }}: {{ stages[k].kind }}, {% endfor %} }
 

@@ -145,6 +145,17 @@ def test_unknown_options_and_help(dualml: Command, tmp_path: Path) -> None:
     assert dualml("--version", folder=tmp_path).stdout.startswith("dualml ")
 
 
+@pytest.mark.parametrize("command", ["", "train", "tune", "chat", "sample", "eval", "attention", "inspect", "devices",
+                                     "data", "tokenizer"])
+def test_examples_stand_apart(dualml: Command, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a narrow window too: the first line of each is set in."""
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    shown = dualml(*command.split(), "--help", folder=tmp_path).stdout.splitlines()
+    begins = [line for line in shown if line.strip().startswith("dualml ")]
+    assert [line for line in begins if line.startswith("   dualml ")]
+    assert sum(line.startswith("   dualml ") for line in begins) >= 2
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
 def test_ctrl_c_saves_and_resume_goes_on(dualml: Command, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
@@ -165,6 +176,19 @@ def test_ctrl_c_saves_and_resume_goes_on(dualml: Command, tmp_path: Path) -> Non
     assert dualml("train", "--resume", "--steps", str(stopped + 5), "--plain", folder=tmp_path).returncode == 0
     lines = [json.loads(t) for t in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, stopped + 6))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
+@pytest.mark.parametrize("words", ["data prepare text.txt --out made", "tune", "sample", "train --text text.txt"])
+def test_ctrl_c_is_answered(dualml: Command, run: Path, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of whatever a command does, where nobody else says a word."""
+    def interrupted(*args: object, **named: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    for work in ("data.prepare", "train.tune.prepare", "train.load_for_sampling", "train.prepare"):
+        monkeypatch.setattr(f"dualml.{work}", interrupted)
+    ended = dualml(*words.split(), folder=run)
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (130, "dualml: interrupted")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")

@@ -23,6 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("refused")
     (made / "text").write_text(TEXT, encoding="utf-8")
     (made / "empty").touch()
+    (made / "short").write_text("short", encoding="utf-8")
     CharTokenizer(TEXT, ["<|endoftext|>"]).save(made / "char.json")
     words = ["--text", str(made / "text"), "--out", str(made / "run"), "--steps", "7", "--eval-every", "1"]
     done = RUN.invoke(app, ["train", *QUICK, *words, "--keep", "3", "--clip", "0.5", "--beta2", "0.9",
@@ -42,6 +43,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("tokenizer train text --out .", "--out must be a file in a folder"),
     ("tokenizer train text --special a --vocab-size 300", "special tokens must be texts of their own"),
     ("data prepare text empty --out other", "FILES must have some text, got none in .*empty"),
+    ("inspect text", "text is no safetensors file: .* Name a .safetensors file"),
+    ("train --text text --tokenizer none.json", "none.json does not exist. Give char, bpe:N"),
+    ("train --text text --tokenizer word", "expected char, bpe:N .* got 'word'"),
+    ("tokenizer decode 9999 --tokenizer char.json", r"tokens must be whole numbers in \[0, \d+\], got 9999\. "),
+    ("eval --out run --text short", "short must have at least 1000 characters.* or to measure a model with"),
     ("inspect data", "data is a data folder and has no model"),
     ("train --text text --seed 99999999999999999999", "seed must be below 2"),
     ("train --text text --lr inf", "lr must be finite"),
@@ -78,10 +84,10 @@ def test_so_many_checkpoints_stay(folder: Path, monkeypatch: pytest.MonkeyPatch)
 def test_sizes_of_ones_own(folder: Path, tmp_path: Path) -> None:
     done = RUN.invoke(app, ["train", *QUICK, "--text", str(folder / "text"), "--out", str(tmp_path / "own"), "--steps",
                             "1", "--layers", "1", "--heads", "2", "--width", "16"], catch_exceptions=False)
-    assert "model: 1 layers, 2 heads, width 16, context 8" in done.output
+    assert "model: 1 layer, 2 heads, width 16, context 8" in done.output
     more = RUN.invoke(app, ["train", "--resume", "--out", str(tmp_path / "own"), "--steps", "2", "--plain"],
                       catch_exceptions=False)
-    assert "model: 1 layers, 2 heads, width 16, context 8" in more.output
+    assert "model: 1 layer, 2 heads, width 16, context 8" in more.output
 
 
 def test_a_tokenizer_of_characters_is_shown(folder: Path) -> None:

@@ -205,6 +205,22 @@ def test_several_processes_give_the_same(tmp_path: Path) -> None:
     assert streams(tmp_path / "d1") == streams(tmp_path / "d2")
 
 
+@pytest.mark.parametrize(("begin", "reads"), [("", 0), ("# no __name__\n", 1)])
+def test_a_script_without_a_guard_reads_nothing_twice(begin: str, reads: int, tmp_path: Path) -> None:
+    """Its processes would import it and prepare again. Where its text has the guard's name, they notice it."""
+    source(tmp_path / "t", text(200))
+    script = tmp_path / "script.py"
+    script.write_text(f"{begin}from dualml.data import PrepareSettings, find_sources, prepare\n"
+                      "def told(what, done, total):\n    if done == total: print(what)\n"
+                      "prepare(find_sources(['t']), 'd', PrepareSettings('char', workers=2), told)\n", encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run([sys.executable, str(script)], env=environment, cwd=tmp_path, timeout=120,
+                          capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("reading")) == (1, reads)
+    assert done.stderr.rstrip().endswith('`if __name__ == "__main__":`. Or give workers=1.')
+    assert {p.name for p in tmp_path.iterdir()} == {"t", "script.py"}
+
+
 def test_texts_that_say_where_they_go(tmp_path: Path) -> None:
     first = source(tmp_path / "a", text(300, 1))
     second = source(tmp_path / "b", text(100, 2), split="val")

@@ -18,9 +18,15 @@ from dualml import errors, runtime
 from dualml.backends.base import Backend
 from dualml.config import FLAGS
 from dualml.errors import BackendError, DTypeError, DualmlError, LimitError, ShapeError
+from dualml.models import GPT, GPTConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 F = dm.nn.functional
+
+
+def _gpt() -> GPT:
+    return GPT(GPTConfig(vocab_size=5, context=4, layers=1, heads=1, width=4))
+
 
 MESSAGES: dict[str, tuple[Callable[[], object], str]] = {
     "broadcast": (lambda: dm.ones(2, 3) + dm.ones(4), r"\[add\] shapes must broadcast .*, got \(2, 3\) and \(4,\)"),
@@ -37,6 +43,28 @@ MESSAGES: dict[str, tuple[Callable[[], object], str]] = {
     "too many indices": (lambda: dm.ones(2)[0, 0], r"\[getitem\] at most 1 indices fit"),
     "float index": (lambda: dm.ones(2)[dm.ones(1)], r"\[getitem\] an index tensor must be int32, got float32"),
     "matmul": (lambda: dm.ones(2, 3) @ dm.ones(2, 3), r"\[matmul\]"),
+    "assignment": (lambda: dm.ones(2).__setitem__(0, 3), r"\[setitem\] items .* cannot be assigned. Use dm.where"),
+    "no such size": (lambda: dm.ones(-1), r"\[ones\] sizes must be 0 or more, got \(-1,\)"),
+    "half a size": (lambda: dm.randn(3 / 2, 2), r"sizes must be integers, got 1.5"),
+    "nothing": (lambda: dm.tensor(None), r"\[tensor\] data must be numbers.*got None"),
+    "constructor": (lambda: dm.Tensor([1]), r"\[Tensor\] array must be an Array, got list. Make one with dm.tensor"),
+    "metal": (lambda: dm.set_backend("metal"), r"got 'metal'\. .* reached by webgpu"),
+    "missing name": (lambda: dm.device("cpu"), r"there is no dm.device\. A tensor has a backend"),
+    "layer": (lambda: dm.nn.Conv2d(3, 4, 5), r"there is no nn.Conv2d\. There are no convolutions"),
+    "recurrent layer": (lambda: dm.nn.LSTM(3, 4), r"there is no nn.LSTM\. There are no recurrent layers"),
+    "norm over the batch": (lambda: dm.nn.BatchNorm1d(3), r"there is no nn.BatchNorm1d\. Use nn.LayerNorm"),
+    "no such layer": (lambda: dm.nn.Dense, r"there is no nn.Dense\.$"),
+    "module's device": (lambda: dm.nn.Linear(2, 2).cuda(), r"Linear has no attribute 'cuda'\. Move it with .to\('cuda"),
+    "Apple": (lambda: dm.nn.Linear(2, 2).mps(), r"reached by WebGPU: .to\('webgpu'\)"),
+    "no attribute": (lambda: dm.nn.Linear(2, 2).weights, r"\[module\] Linear has no attribute 'weights'\.$"),
+    "linear of integers": (lambda: dm.nn.Linear(2, 2)(dm.ones(2).int()), r"\[linear\] x must be floating, got int32"),
+    "no super": (lambda: type("M", (dm.nn.Module,), {"__init__": lambda s: None})().training, r"Call super\(\)"),
+    "text for a model": (lambda: _gpt()("hello"), r"\[gpt\] tokens must be a Tensor, got str\. Encode text with a tok"),
+    "list for a model": (lambda: _gpt()([[1, 2]]), r"\[gpt\] tokens must be a Tensor, got list\. Make one"),
+    "text to go on from": (lambda: _gpt().generate("The", 4),
+                           r"\[generate\] tokens must be whole numbers, got 'The'\. Encode text first"),
+    "texts to go on from": (lambda: _gpt().generate(["The", "A"], 4), r"whole numbers, got \['The', 'A'\]"),
+    "fractions to go on from": (lambda: next(_gpt().stream([1.5])), r"whole numbers, got \[1.5\]"),
     "cat of none": (lambda: dm.cat([]), r"\[cat\] expected at least one tensor"),
     "cat": (lambda: dm.cat([dm.ones(2, 3), dm.ones(2, 4)]), r"\[cat\]"),
     "stack": (lambda: dm.stack([dm.ones(2), dm.ones(3)]), r"\[stack\] all shapes must be equal"),

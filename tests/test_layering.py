@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1] / "dualml"
 
 # From the ground up. A module may import from lower lines, and from its own package; on one line, only the latter.
 LAYERS = (
-    "errors config",
+    "errors config words",
     "dtypes dims safe_files",
     "kernel",
     "backends",
@@ -21,7 +21,7 @@ LAYERS = (
     "random debug",
     "ops",
     "tape",
-    "tensor_methods",
+    "tensor_docs tensor_methods",
     "tensor",
     "autograd creation indexing",
     "functional tensor_functions einsum saving",

@@ -43,6 +43,7 @@ UNARY |= {
 BINARY: dict[str, tuple[Function, Function]] = {
     "add": (lambda x, y: x + y, lambda x, y: x + y), "sub": (lambda x, y: x - y, lambda x, y: x - y),
     "mul": (lambda x, y: x * y, lambda x, y: x * y), "div": (lambda x, y: x / y, lambda x, y: x / y),
+    "floor_divide": (lambda x, y: x // y, lambda x, y: x // y), "remainder": (lambda x, y: x % y, lambda x, y: x % y),
     "pow": (lambda x, y: x ** y, lambda x, y: x ** y),
     "maximum": (dm.maximum, torch.maximum), "minimum": (dm.minimum, torch.minimum),
     "eq": (lambda x, y: x == y, lambda x, y: x == y), "ne": (lambda x, y: x != y, lambda x, y: x != y),
@@ -62,7 +63,7 @@ REDUCTIONS: dict[str, tuple[Function, Function]] = {
 }
 # PyTorch's gelu overflows in between, on the CPU: NaN of infinity and infinity of 3.4e38. Ours are those values.
 EXACT = {"gelu": {INF: INF, float(np.float32(3.4e38)): 3.4e38}}
-FEW = {"sin", "cos", "pow"}  # for which very large arguments say nothing
+FEW = {"sin", "cos", "pow", "remainder"}  # for which very large arguments say nothing in PyTorch
 
 
 def _agree(here: Any, there: Any, inputs: tuple[np.ndarray, ...] = ()) -> None:
@@ -92,6 +93,33 @@ def test_elementwise_of_two(name: str, backend: str) -> None:
     a, b = (np.ascontiguousarray(v) for v in np.array(list(itertools.product(chosen, chosen)), np.float32).T)
     ours, theirs = BINARY[name]
     _agree(ours(dm.tensor(a), dm.tensor(b)), theirs(torch.tensor(a), torch.tensor(b)), (a, b))
+
+
+def test_divisions_that_round_down_are_exact(backend: str) -> None:
+    """Of any two floats, next to whole multiples too, where PyTorch's vector code is off by all of the divisor."""
+    rng = np.random.default_rng(8)
+    bits = rng.integers(0, 2**32, (2, 4000), np.uint32).view(np.float32)
+    size = rng.standard_normal((2, 4000)).astype(np.float32)
+    whole = np.float32(rng.integers(-999, 999, 4000)) * size[1]
+    a = np.concatenate([bits[0], size[0] * 1e6, whole, np.nextafter(whole, np.float32(0)), np.float32([1e-45, 7e-45])])
+    b = np.concatenate([bits[1], size[1], size[1], size[1], np.float32([1e-45, 3e-45])])
+    normal = (np.abs(a) > 1e-37) & (np.abs(b) > 1e-37) if backend == "webgpu" else np.ones_like(a, bool)
+    a, b = a[normal], b[normal]  # WGSL may take what is smaller for 0
+    with np.errstate(all="ignore"):
+        left, quotient = np.remainder(a, b), np.floor_divide(a, b)
+    left[np.abs(left) < 2e-38] = 0
+    found = (dm.tensor(a) % dm.tensor(b)).numpy()
+    found[np.abs(found) < 2e-38] = 0
+    np.testing.assert_array_equal(found, left)
+    np.testing.assert_allclose((dm.tensor(a) // dm.tensor(b)).numpy(), quotient, 1e-6)
+
+
+def test_integers_divided_by_nothing(backend: str) -> None:
+    """No device can raise an error in the middle of its work: 0 is what NumPy gives."""
+    x, least = dm.tensor([5, -5, 0]), dm.tensor([-2**31])
+    for zero in (0, dm.tensor([0, 0, 0])):
+        assert (x // zero).tolist() == (x % zero).tolist() == [0, 0, 0]
+    assert ((least // -1).tolist(), (least % -1).tolist()) == ([-2**31], [0])  # it wraps
 
 
 def _rows(size: int) -> np.ndarray:

@@ -61,6 +61,8 @@ WORDS = np.array([[3, 0, 3], [1, 5, 2]], np.int32)
 CLASSES = np.array([2, 0, -100, 4, 1], np.int32)
 MASK = np.array([[True, False, True], [False, True, True]])
 A, B = (3, 4), (4,)
+WHOLE = np.array([[-7, 7, -8, 8], [2**31 - 1, -2**31, -2**31, 0], [6, -6, 5, -5]], np.int32)
+PARTS = np.array([[3, -3, 4, -4], [-1, 7, 2**31 - 1, 5], [-3, -3, 8, 8]], np.int32)
 
 UNARY = [Row(name, method(name), ((3, 7),)) for name in (
     "abs", "sign", "exp", "expm1", "square", "sin", "cos", "tanh", "sigmoid", "relu", "erf", "floor", "ceil", "isnan",
@@ -84,6 +86,17 @@ ARITHMETIC = [
     Row("cube", lambda a: a ** 3, (A,), domain=_positive),
     Row("rpow", lambda a: 2.0 ** a, (A,)),
     Row("neg", lambda a: -a, (A,)),
+    Row("remainder", lambda a, b: a % b, (A, (3, 1))),
+    Row("remainder by numbers", lambda a: a % 0.3 + a % -0.3 + 2.0 % a, ((9, 9),),
+        lambda a: a % 0.3 + a % -0.3 + torch.full_like(a, 2.0) % a),
+    Row("remainder of integers", lambda i, j: i % j, (WHOLE, PARTS)),
+    Row("remainder of integers by numbers", lambda i: i % 5 + i % -5 + i % 2.5, (WHOLE[:1],)),
+    Row("floor_divide", lambda a, b: a // b, ((9, 9), (9, 1)),
+        lambda a, b: torch.div(a, b, rounding_mode="floor")),
+    Row("floor_divide by numbers", lambda a: a // 0.3 - 5 // a, ((9, 9),), lambda a: torch.div(
+        a, 0.3, rounding_mode="floor") - torch.div(torch.full_like(a, 5.0), a, rounding_mode="floor")),
+    Row("floor_divide of integers", lambda i, j: i // j, (WHOLE, PARTS)),
+    Row("floor_divide of integers by numbers", lambda i: i // 5 + i // -5 + i // 2.5, (WHOLE[:1],)),
     Row("maximum", lambda a, b: a.maximum(b), (A, B)),
     Row("minimum", lambda a, b: a.minimum(b), (A, B)),
     Row("dm.maximum", lambda a, b: dm.maximum(a, b), (A, B), lambda a, b: torch.maximum(a, b)),
@@ -313,7 +326,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {  # and their arguments behind a positi
     "std": (1,), "norm": (), "logsumexp": (1,), "softmax": (1,), "log_softmax": (0,), "pow": (2.0,), "clamp": (0.6, 1),
     "cumsum": (1,), "argsort": (1,), "reshape": ((4, 3),), "flatten": (), "squeeze": (), "unsqueeze": (1,),
     "permute": ((1, 0),), "transpose": (0, 1), "flip": ((0,),), "tril": (), "triu": (1,), "broadcast_to": ((2, 3, 4),),
-    "numel": (), "clone": (), "max": (), "min": (),
+    "numel": (), "clone": (), "max": (), "min": (), "floor_divide": (0.3,), "remainder": (0.3,),
     **dict.fromkeys(("abs", "sign", "exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "reciprocal", "square", "sin",
                      "cos", "tanh", "sigmoid", "relu", "erf", "floor", "ceil", "isnan", "isinf", "isfinite"), ())}
 

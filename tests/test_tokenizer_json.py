@@ -139,6 +139,16 @@ def test_normalizers(steps: list[Any], pre: str, tmp_path: Path) -> None:
     assert ours.safe_cut(LONG.encode()) == 0
 
 
+def test_added_tokens_that_normalization_takes_away() -> None:
+    """They are nowhere, rather than between all characters, where Hugging Face cuts or panics."""
+    theirs = trained("gpt2")
+    theirs.normalizer = normalizers.Strip()
+    plain = load(theirs)
+    theirs.add_tokens([hf.AddedToken("  ", normalized=True)])
+    for text in TEXTS:
+        assert load(theirs).encode(text).tolist() == plain.encode(text).tolist()
+
+
 def test_their_own_byte_level_class(tmp_path: Path) -> None:
     theirs = hf.ByteLevelBPETokenizer(lowercase=True, unicode_normalizer="nfkc", add_prefix_space=True)
     theirs.train_from_iterator(CORPUS, 500, show_progress=False)

@@ -15,6 +15,26 @@ __device__ __forceinline__ float max_(float a, float b) { return a > b || a != a
 __device__ __forceinline__ float min_(float a, float b) { return a < b || a != a ? a : b; }
 __device__ __forceinline__ int max_(int a, int b) { return a > b ? a : b; }
 __device__ __forceinline__ int min_(int a, int b) { return a < b ? a : b; }
+// Division that rounds down, as Python's // and % do. fmodf is exact, so that a quotient next to a whole one is right.
+__device__ __forceinline__ float floor_mod(float a, float b) {
+    const float r = fmodf(a, b);
+    return r != 0.f && (r < 0.f) != (b < 0.f) ? r + b : r;
+}
+__device__ __forceinline__ float floor_div(float a, float b) {
+    if (b == 0.f) return a / b;
+    const float r = fmodf(a, b);
+    return rintf((a - r) / b - (r != 0.f && (r < 0.f) != (b < 0.f) ? 1.f : 0.f));
+}
+// Of integers / 0 is 0, and the quotient by -1, which C leaves undefined for the least int, wraps.
+__device__ __forceinline__ int floor_div(int a, int b) {
+    if (b == 0 || b == -1) return (int)((u32)0 - (u32)a * (u32)(b != 0));
+    return a / b - (a % b != 0 && (a < 0) != (b < 0));
+}
+__device__ __forceinline__ int floor_mod(int a, int b) {
+    if (b == 0 || b == -1) return 0;
+    const int r = a % b;
+    return r != 0 && (r < 0) != (b < 0) ? r + b : r;
+}
 __device__ __forceinline__ float inverseSqrt(float x) { return rsqrtf(x); }
 __device__ __forceinline__ float tanh_(float x) { return tanhf(x); }
 __device__ __forceinline__ float sin_(float x) { return sinf(x); }

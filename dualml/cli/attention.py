@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import DataError
+from ..words import counted
 
 HELP = """Show what each head of a model looks at, as a page for the browser.
 
@@ -52,8 +53,8 @@ def attention(text: TextArgument, out: Out = Path("attention.html"), run: Run = 
                      f"{path}, on {found.wte.weight.backend}")
     with replacing(out, "Name another file with --out.") as partial:
         partial.write_text(page, encoding="utf-8")
-    print(f"{out}: {len(maps)} layers of {len(maps[0])} heads on {len(tokens)} tokens. Open it in a browser.",
-          file=sys.stderr)
+    print(f"{out}: {counted(len(maps), 'layer')} of {counted(len(maps[0]), 'head')} on "
+          f"{counted(len(tokens), 'token')}. Open it in a browser.", file=sys.stderr)
 
 
 def spelled(tokenizer: Any, token: int) -> str:

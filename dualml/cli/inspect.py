@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..words import counted
+
 HELP = """List a model's tensors: shapes, sizes, norms, and what is wrong with them.
 
 MODEL is a run's folder (its newest checkpoint is shown), a checkpoint's folder, a folder in Hugging Face's form, or a \
@@ -144,7 +146,8 @@ def _print(path: Path, rows: list[Row], total: Mapping[str, int]) -> None:
                       *figures, Text(broken, "bold red"))
     console = Console(width=None if Console().is_terminal else 200)
     console.print(table)
-    console.print(f"{total['tensors']:,} tensors, {total['count']:,} numbers, {_size(total['bytes'])}", highlight=False)
+    console.print(f"{counted(total['tensors'], 'tensor')}, {counted(total['count'], 'number')}, "
+                  f"{_size(total['bytes'])}", highlight=False)
     if total["nan"] or total["inf"]:
         console.print(f"[bold red]{total['nan']:,} NaN and {total['inf']:,} infinities.[/] The weights are not usable.")
 

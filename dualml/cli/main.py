@@ -17,6 +17,7 @@ app = typer.Typer(
     name="dualml", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train GPTs on CUDA, WebGPU or the CPU, with one definition of the model.\n\n"
+         "Each command has a --help of its own, with examples.\n\n"
          "[bold]First steps[/]\n\n"
          "  dualml devices                     what this machine can compute on\n\n"
          "  dualml train                       a small GPT learns Python's documentation, in two minutes\n\n"
@@ -55,6 +56,11 @@ def _warn(message: Warning | str, category: type[Warning], filename: str, lineno
     print(f"dualml: {message}", file=sys.stderr)
 
 
+def _interrupted(end: SystemExit) -> bool:
+    """Whether it is what typer makes of a Ctrl-C, without a word. A run that saved itself has said so."""
+    return isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt)
+
+
 def main() -> None:
     """Runs the command line. What dualml raises on purpose is one line and exit code 1; DUALML_DEBUG=1 shows it all."""
     warnings.showwarning = _warn
@@ -65,6 +71,8 @@ def main() -> None:
             raise
         print(f"dualml: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and not _interrupted(end):
+            raise
         print("dualml: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -13,6 +13,8 @@ from ..errors import DataError
 
 HELP = """Generate text from a trained model.
 
+It is a run of dualml train, the newest by default, or a folder in Hugging Face's form.
+
 [bold]Examples[/]
 
   dualml sample                                         from the newest run

@@ -10,8 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import DataError
+from ..words import counted
 
 HELP = """Train a tokenizer, and see what it makes of text.
+
+Its file is a tokenizer.json, as Hugging Face's tokenizers reads and writes it.
 
 [bold]Examples[/]
 
@@ -63,7 +66,7 @@ def train(files: Files, vocab_size: Size = 4096, out: Out = Path("tokenizer.json
         made = BPETokenizer.train(texts(), vocab_size, pattern=pattern, special_tokens=names,
                                   progress=lambda done, total: progress.update(merging, completed=done, total=total))
     made.save(out)
-    print(f"{out}: {made.vocab_size:,} tokens")
+    print(f"{out}: {counted(made.vocab_size, 'token')}")
     if made.vocab_size < vocab_size:
         print(f"The texts have no pairs for more of the {vocab_size:,}: longer texts have.", file=sys.stderr)
 
@@ -97,8 +100,8 @@ def show(text: Text = None, tokenizer: File = None) -> None:
             pieces.append("\n")
     console = Console(highlight=False)
     console.print(pieces)
-    console.print(f"{len(ids):,} tokens, {len(text):,} characters, {len(text.encode('utf-8', 'replace')):,} bytes",
-                  style="dim")
+    sizes = (len(ids), "token"), (len(text), "character"), (len(text.encode("utf-8", "replace")), "byte")
+    console.print(", ".join(counted(*size) for size in sizes), style="dim")
 
 
 @app.command("encode")

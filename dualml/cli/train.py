@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import DataError
+from ..words import counted
 
 HELP = """Train a GPT on text.
 
@@ -150,5 +151,6 @@ def _finish(run: Any, finished: bool, reporter: Any) -> None:
         sys.exit(130)
     first = trainer.metrics.validations[0][1]
     kept = ", ".join(n for n in ("loss.png", "sample.txt", "metrics.jsonl", "checkpoints") if (folder / n).exists())
-    reporter.note(f"Done: {trainer.step:,} steps in {trainer.spent:.0f} s; validation loss {first:.3f} -> {last:.3f}.\n"
-                  f"{folder} has {kept}.\nLet it write:  {_command()} sample --out {folder} --prompt 'The '")
+    reporter.note(f"Done: {counted(trainer.step, 'step')} in {trainer.spent:.0f} s; validation loss {first:.3f} -> "
+                  f"{last:.3f}.\n{folder} has {kept}.\n"
+                  f"Let it write:  {_command()} sample --out {folder} --prompt 'The '")

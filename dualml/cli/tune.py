@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..words import counted
 from .train import _choose_backend, _command, _refuse_changes
 
 HELP = """Teach a trained model to chat.
@@ -84,5 +85,6 @@ def tune(run: Run = None, chat: Chat = None, out: Out = None, resume: Resume = F
         sys.exit(130)
     right, asked = made.right
     first, last = (trainer.metrics.validations[at][1] for at in (0, -1))
-    reporter.note(f"Done: {trainer.step:,} steps in {trainer.spent:.0f} s; validation loss {first:.3f} -> {last:.3f}.\n"
-                  f"Of {asked:,} answers it was taught, it gives {right:,} word for word.\nTalk to it:  {talk}")
+    reporter.note(f"Done: {counted(trainer.step, 'step')} in {trainer.spent:.0f} s; validation loss {first:.3f} -> "
+                  f"{last:.3f}.\nOf {counted(asked, 'answer')} it was taught, it gives {right:,} word for word.\n"
+                  f"Talk to it:  {talk}")

@@ -18,6 +18,7 @@ from ..errors import DataError
 from ..text import BPETokenizer, CharTokenizer, Tokenizer, encode_texts, end_of_text, make_tokenizer
 from ..text.bpe_train import refuse_size
 from ..text.files import bpe_size
+from ..text.stream import refuse_unguarded
 from .documents import BLOCK, Source
 from .manifest import Manifest
 from .shard_writer import SHARD_TOKENS, Part, no_end_of_text, refuse_used, write_shards
@@ -25,7 +26,7 @@ from .sources import END_OF_TEXT
 
 Progress = Callable[[str, int, int], None]  # what is done, how far, of how much (0: not known)
 SAMPLE = 1 << 26      # characters that a tokenizer is learned from at most
-_ALONE = 1 << 24      # characters: less is not worth other processes
+_ALONE = 1 << 24      # bytes: less is not worth other processes
 _HASHED = 1 << 16     # characters of a document that decide where it goes
 _FEW = 10             # validation documents; where fewer are to be expected, the text is cut at one place instead
 _Label = tuple[list[tuple[str, bool]], int]  # of each piece: where it goes, whether its document ends; characters
@@ -73,10 +74,12 @@ def prepare(sources: Sequence[Source], out: str | Path, settings: PrepareSetting
     settings = settings or PrepareSettings()
     refuse_used(Path(out))
     given = _given(settings.tokenizer)
+    workers = settings.workers or (os.cpu_count() or 1 if sum(s.nbytes for s in sources) > _ALONE else 1)
+    refuse_unguarded(workers)
     scan = _Scan(settings, any(source.split for source in sources))
     scan.read(sources, progress)
     tokenizer = given or _learned(sources, settings, scan, progress)
-    parts = _parts(sources, settings, tokenizer, scan, progress)
+    parts = _parts(sources, settings, tokenizer, scan, workers, progress)
     return write_shards(out, parts, tokenizer, [(s.name, s.nbytes) for s in sources], settings.shard_tokens)
 
 
@@ -176,10 +179,9 @@ def _sample(sources: Sequence[Source], settings: PrepareSettings, scan: _Scan, p
 # ---- pass three -----------------------------------------------------------------------------------------------------
 
 def _parts(sources: Sequence[Source], settings: PrepareSettings, tokenizer: BPETokenizer | CharTokenizer, scan: _Scan,
-           progress: Progress) -> Iterator[Part]:
+           workers: int, progress: Progress) -> Iterator[Part]:
     """Tokens in the order of the texts. What a document spells out is no special token."""
     ends = np.array([end_of_text(tokenizer)], np.int32)
-    workers = settings.workers or (os.cpu_count() or 1 if scan.characters > _ALONE else 1)
     done = 0
     blocks = _blocks(_placed(sources, settings, tokenizer.safe_cut, scan))
     for (labels, size), encoded in encode_texts(blocks, tokenizer, workers, "none"):

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import DataError
 from ..safe_files import flush, sha256, write_json, writing
 from ..text import BPETokenizer, CharTokenizer, end_of_text
+from ..words import span
 from .manifest import DTYPES, MANIFEST, MOST_SHARDS, SPLITS, TOKENIZER, Manifest, Shard, Split, shard_name
 
 SHARD_TOKENS = 1 << 26
@@ -117,8 +118,8 @@ def _write(folder: Path, parts: Iterable[Part], vocab_size: int, dtype: str, sha
             if name not in writers:
                 raise DataError(f"[data] parts must be of {' or '.join(SPLITS)}, got {name!r}.")
             if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocab_size:
-                raise DataError(f"[data] tokens must be in [0, {vocab_size - 1}], got {tokens.min()} to "
-                                f"{tokens.max()}.")
+                raise DataError(f"[data] tokens must be in [0, {vocab_size - 1}], got "
+                                f"{span(tokens.min(), tokens.max())}.")
             writers[name].add(tokens, documents)
     finally:
         for writer in writers.values():

@@ -99,8 +99,8 @@ def _from_file(path: Path) -> Text:
         raise DataError(f"[text] {path} must be text, but it holds zero bytes: it looks like a binary file.")
     content = content.replace("\r\n", "\n")
     if len(content) < MIN_CHARACTERS:
-        raise DataError(f"[text] {path} must have at least {MIN_CHARACTERS} characters, got {len(content)}. There is "
-                        "nothing to learn from so few.")
+        raise DataError(f"[text] {path} must have at least {MIN_CHARACTERS} characters, got {len(content)}. That is "
+                        "too little to learn from or to measure a model with.")
     return Text(path.name, str(path.resolve()), content)
 
 

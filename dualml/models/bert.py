@@ -17,6 +17,7 @@ from ..errors import DataError, ShapeError
 from ..nn import functional as F, init
 from ..tape import no_grad
 from ..tensor import Tensor
+from ..tensor_methods import required
 
 POOLINGS = ("mean", "cls")
 
@@ -97,7 +98,7 @@ class Bert(nn.Module):
 
     def hidden(self, tokens: Tensor, types: Tensor | None = None) -> Tensor:
         """int32 [B,T] -> [B,T,C]. All positions count: texts of one length, without padding."""
-        steps = tokens.shape[-1]
+        steps = required("bert", tokens, "tokens").shape[-1]
         if tokens.ndim != 2 or steps > self.config.context:
             raise ShapeError(f"[bert] tokens must be [B,T] with T at most {self.config.context} (the context), got "
                              f"shape {tokens.shape}.")

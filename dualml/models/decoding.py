@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import index
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from .. import creation, runtime
 from ..array import Array, empty, from_numpy
 from ..dtypes import int32, uint32
-from ..errors import ShapeError
+from ..errors import DTypeError, ShapeError
 from ..ops import sampling
 from ..programs import capture
 from ..random import Generator
@@ -21,6 +22,15 @@ from .sampling import SamplingOptions
 
 if TYPE_CHECKING:
     from .generation import TextModel
+
+
+def _numbers(prompt: Sequence[int]) -> list[int]:
+    """The tokens of a prompt as Python's integers."""
+    try:
+        return [index(token) for token in prompt]
+    except TypeError:
+        raise DTypeError(f"[generate] tokens must be whole numbers, got {prompt!r:.60}. Encode text first: "
+                         "model.generate(tokenizer.encode(text), ...).") from None
 
 
 class Decoding:
@@ -66,7 +76,7 @@ class Decoding:
         if len(prompts) != len(self.texts) or not all(map(len, prompts)):
             raise ShapeError(f"[generate] tokens must be {len(self.texts)} prompts of at least one token to go on "
                              f"from, got {len(prompts)} of lengths {[len(p) for p in prompts]}.")
-        begun = [[int(t) for t in prompt][-self.context:] for prompt in prompts]
+        begun = [_numbers(prompt)[-self.context:] for prompt in prompts]
         for token in (t for text in begun for t in text if not 0 <= t < self.model.config.vocab_size):
             raise ShapeError(f"[generate] tokens must be from 0 to {self.model.config.vocab_size - 1}, got {token}.")
         versions = [p._array.buffer.version for p in self._parameters]

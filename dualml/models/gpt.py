@@ -13,6 +13,7 @@ from .. import creation, nn
 from ..errors import ShapeError
 from ..nn import KVCache, functional as F, init
 from ..tensor import Tensor
+from ..tensor_methods import required
 from .generation import TextModel
 
 
@@ -85,7 +86,7 @@ class GPT(TextModel):
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """What the head reads: int32 [B,T] -> [B,T,C]. With a cache, tokens go on from those that it holds."""
         seen = cache.length if cache is not None else 0
-        steps = tokens.shape[-1]
+        steps = required("gpt", tokens, "tokens").shape[-1]
         if tokens.ndim != 2 or seen + steps > self.config.context:
             raise ShapeError(f"[gpt] tokens must be [B,T] with T at most {self.config.context} (the context)"
                              f"{f' less the {seen} in the cache' if seen else ''}, got shape {tokens.shape}.")

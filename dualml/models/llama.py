@@ -15,6 +15,7 @@ from .. import nn
 from ..errors import ShapeError
 from ..nn import functional as F, init
 from ..tensor import Tensor
+from ..tensor_methods import required
 from .generation import TextModel
 from .rotary import Rotary
 
@@ -133,7 +134,7 @@ class Llama(TextModel):
     def hidden(self, tokens: Tensor, cache: nn.KVCache | None = None) -> Tensor:
         """What the head reads: int32 [B,T] -> [B,T,C]. With a cache, tokens go on from those that it holds. They may
         exceed the context; how well that works is the rope scaling's matter."""
-        if tokens.ndim != 2:
+        if required("llama", tokens, "tokens").ndim != 2:
             raise ShapeError(f"[llama] tokens must be [B,T], got shape {tokens.shape}.")
         steps = tokens.shape[1]
         if cache is not None:

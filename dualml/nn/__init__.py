@@ -1,6 +1,7 @@
 """Neural network layers with PyTorch's names, parameters and state-dict keys."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from .. import functional
 from . import init, utils
@@ -23,6 +24,7 @@ from .layers import (
     Tanh,
 )
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
+from .missing import no_layer
 from .module import Module, Parameter
 
 __all__ = [
@@ -31,5 +33,9 @@ __all__ = [
     "Parameter", "RMSNorm", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "TransformerBlock",
     "functional", "init", "utils",
 ]
+
+if not TYPE_CHECKING:
+    def __getattr__(name):
+        raise no_layer("nn", name)
 
 sys.modules[f"{__name__}.functional"] = functional  # so that `import dualml.nn.functional as F` finds it

@@ -40,25 +40,30 @@ def _fans(op: str, x: Tensor) -> tuple[int, int]:
 
 
 def uniform_(x: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
+    """Uniform in [a, b)."""
     with no_grad():
         return x if skipping() else x.copy_(creation.rand_like(x) * (b - a) + a)
 
 
 def normal_(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Normal, of a mean and a standard deviation."""
     with no_grad():
         return x if skipping() else x.copy_(creation.randn_like(x) * std + mean)
 
 
 def constant_(x: Tensor, value: float) -> Tensor:
+    """One value everywhere."""
     with no_grad():
         return x.fill_(value)
 
 
 def zeros_(x: Tensor) -> Tensor:
+    """0 everywhere."""
     return constant_(x, 0.0)
 
 
 def ones_(x: Tensor) -> Tensor:
+    """1 everywhere."""
     return constant_(x, 1.0)
 
 
@@ -69,6 +74,7 @@ def xavier_uniform_(x: Tensor, gain: float = 1.0) -> Tensor:
 
 
 def xavier_normal_(x: Tensor, gain: float = 1.0) -> Tensor:
+    """Glorot and Bengio 2010: normal of variance 2 / (fan_in + fan_out)."""
     return normal_(x, 0.0, gain * math.sqrt(2.0 / sum(_fans("xavier_normal_", x))))
 
 
@@ -79,6 +85,7 @@ def kaiming_uniform_(x: Tensor, a: float = 0.0) -> Tensor:
 
 
 def kaiming_normal_(x: Tensor, a: float = 0.0) -> Tensor:
+    """He et al. 2015: normal of variance 2 / ((1 + a^2) fan_in), for a leaky ReLU of slope a."""
     return normal_(x, 0.0, math.sqrt(2.0 / ((1.0 + a * a) * _fans("kaiming_normal_", x)[0])))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..dtypes import DType
 from ..errors import ShapeError
 from ..runtime import relied
 from ..tape import no_grad
 from ..tensor import Tensor
+from .missing import no_attribute
 
 
 class Parameter(Tensor):
@@ -40,10 +41,15 @@ class Module:
         self._training = mode
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes: subclasses define it, calls of the module reach it."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
+
+    if not TYPE_CHECKING:
+        def __getattr__(self, name: str) -> Any:
+            raise no_attribute(self, name)
 
     # ---- what it holds ----
 
@@ -73,6 +79,7 @@ class Module:
             yield from child._walk(f"{prefix}{name}.")
 
     def parameters(self) -> Iterator[Parameter]:
+        """All parameters, shared ones once, as an optimizer wants them."""
         return (p for _, p in self.named_parameters())
 
     def num_parameters(self) -> int:
@@ -89,14 +96,17 @@ class Module:
         return self
 
     def train(self, mode: bool = True) -> Module:
+        """Turns dropout and the like on (or off), here and below. Returns the module."""
         for module in self.modules():
             module.training = mode
         return self
 
     def eval(self) -> Module:
+        """Turns dropout and the like off, here and below. Returns the module."""
         return self.train(False)
 
     def zero_grad(self) -> None:
+        """Forgets the gradients of all parameters."""
         for parameter in self.parameters():
             parameter.grad = None
 
@@ -138,6 +148,7 @@ class Module:
                     parameter.copy_(state[name])
 
     def extra_repr(self) -> str:
+        """What repr shows of the module's settings."""
         return ""
 
     def __repr__(self) -> str:

@@ -150,6 +150,9 @@ def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.nd
                                                                Stage("v1 > x0", "bool")), (0, 2))
     for size in (1, 7, 64, 1028):
         yield chain, (rng.standard_normal(size), rng.standard_normal(size)), {"n0": 0.5}
+    rounding = fused_kernel((Spread("F"),), ("f32",), (Stage("floor_mod(x0, n0)", "F"),
+                                                            Stage("floor_div(x0, v0)", "F")), (0, 1))
+    yield rounding, (rng.standard_normal(36),), {"n0": 0.75}
     spread = fused_kernel((Spread("F"), Spread("F", (0, 1), (0, 12)), Spread("F", (1, 0), (0, 12)), Spread("bool")),
                           (), (Stage("x0 * x1", "F"), Stage("select(v0, x2, x3)", "F")), (1,))
     flags = rng.random(60) < 0.5

@@ -99,6 +99,7 @@ FUNCTIONS: dict[str, Any] = {
     "sign_": _sign, "sin_": np.sin, "cos_": np.cos, "tanh_": np.tanh, "floor": np.floor, "ceil": np.ceil,
     "max_": np.maximum, "min_": np.minimum, "inverseSqrt": lambda x: 1.0 / np.sqrt(x), "sigmoid": _sigmoid,
     "softplus": lambda x: np.logaddexp(x, x.dtype.type(0)), "erf": erf, "power": np.power, "select": _select,
+    "floor_div": np.floor_divide, "floor_mod": np.remainder,
     "share": _share, "gelu_tanh_slope": _gelu_tanh_slope, "is_nan": np.isnan, "is_inf": np.isinf,
     "is_finite": np.isfinite, "not_": np.logical_not, "__builtins__": {},
 }

@@ -43,6 +43,7 @@ class LRScheduler:
             group["lr"] = self.schedule(self.count)
 
     def step(self) -> None:
+        """Counts a step and sets the rates of the next one; call it after optimizer.step()."""
         replayed(self._advance)
 
     def _advance(self) -> None:
@@ -50,4 +51,5 @@ class LRScheduler:
         self._set()
 
     def get_last_lr(self) -> list[float]:
+        """The learning rate of each group, as it is now."""
         return [group["lr"] for group in self.optimizer.param_groups]

@@ -16,7 +16,7 @@ from .recording import Item, Place
 _NAME = re.compile(r"\b[xnv]\d+\b")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _MOST_STAGES = 24
-_FLOATING_ALONE = {"max_", "min_", "sign_"}  # the fused kernel has them for floats
+_FLOATING_ALONE = {"max_", "min_", "sign_", "floor_div", "floor_mod"}  # the fused kernel has them for floats
 
 
 @dataclass

@@ -49,7 +49,7 @@ class AddedSplitter:
     """Cuts text at added tokens: longest first, as Hugging Face does."""
 
     def __init__(self, tokens: Iterable[AddedToken]) -> None:
-        self._tokens = {token.content: token for token in tokens}
+        self._tokens = {token.content: token for token in tokens if token.content}  # a normalizer may leave nothing
         longest = sorted(self._tokens, key=len, reverse=True)
         self._find = regex.compile("|".join(map(regex.escape, longest))) if longest else None
 

@@ -45,6 +45,8 @@ def make_tokenizer(wanted: str, texts: str | Iterable[str], progress: Progress |
                             f"tokens. Use bpe:{made.vocab_size} or fewer.")
         return made
     path = Path(wanted).expanduser()
+    if not path.exists() and (path.suffix or len(path.parts) > 1):
+        raise DataError(f"[tokenizer] {wanted} does not exist. Give char, bpe:N such as bpe:4096, or a tokenizer.json.")
     if not path.is_file():
         raise DataError(f"[tokenizer] expected char, bpe:N such as bpe:4096, or a tokenizer.json, got {wanted!r}.")
     return read_tokenizer(path)

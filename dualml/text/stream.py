@@ -97,6 +97,7 @@ def encode_texts(blocks: Iterable[tuple[T, list[str]]], tokenizer: Tokenizer, wo
     Raises:
         DataError: a text cannot be encoded, a process was killed, or the script cannot be imported by the processes.
     """
+    refuse_unguarded(workers)
     if workers == 1:
         for label, texts in blocks:
             yield label, _encode(tokenizer, texts, allowed_special)
@@ -125,10 +126,26 @@ _GUARD = ("Several processes import the script that asks for them: there, what i
           "`if __name__ == \"__main__\":`. Or give workers=1.")
 
 
+def refuse_unguarded(workers: int) -> None:
+    """Raises DataError, before any work, where new processes would import a script that does it all again, and in them
+    where they do."""
+    begins = getattr(multiprocessing.current_process(), "_inheriting", False)
+    if workers > 1 and (begins or (_plain_script() and "__name__" not in _script())):
+        raise DataError(f"[encode] workers must be 1 in this script, got {workers}. {_GUARD}")
+
+
 def _plain_script() -> bool:
     """Whether the program is a file of the user's, and not a command or a prompt."""
     main = sys.modules["__main__"]
     return getattr(main, "__spec__", None) is None and str(getattr(main, "__file__", "")).endswith(".py")
+
+
+def _script() -> str:
+    """The program's text; one with a guard where it cannot be read."""
+    try:
+        return Path(str(sys.modules["__main__"].__file__)).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return _GUARD
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..errors import DataError
+from ..words import span
 
 
 @runtime_checkable
@@ -38,7 +39,7 @@ def checked_ids(tokens: Iterable[int], vocab_size: int) -> list[int]:
     """The tokens as a list. Raises DataError for an id outside the vocabulary."""
     ids = np.asarray(tokens if isinstance(tokens, np.ndarray) else list(tokens))
     if ids.size and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= vocab_size):
-        got = f"{ids.min()} to {ids.max()}" if ids.dtype.kind in "iuf" else str(ids.tolist())[:80]
+        got = span(ids.min(), ids.max()) if ids.dtype.kind in "iuf" else str(ids.tolist())[:80]
         raise DataError(f"[decode] tokens must be whole numbers in [0, {vocab_size - 1}], got {got}. Is it another "
                         "tokenizer's text?")
     listed: list[int] = ids.ravel().tolist()

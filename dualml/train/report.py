@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from ..words import counted
 from .evaluation import Evaluation, figure
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -40,7 +41,7 @@ class Reporter:
 
     def planned(self, total: int, minutes: float, tokens_per_second: float) -> None:
         """Says how long a run bounded in time will be. Later on, the number of steps follows the speed silently."""
-        self.note(f"Planned: {total:,} steps, which at {tokens_per_second:,.0f} tokens/s fit into {minutes:g} minutes. "
+        self.note(f"Planned: {counted(total, 'step')}, at {tokens_per_second:,.0f} tokens/s for {minutes:g} minutes. "
                   "More or fewer, should the speed change.")
 
     def progress(self, now: Progress) -> None: ...

@@ -15,6 +15,7 @@ from ..errors import CheckpointError, DataError
 from ..models import GPT, GPTConfig
 from ..safe_files import replacing
 from ..text import Tokenizer, load_tokenizer
+from ..words import counted
 from . import plot
 from .config import TrainConfig
 from .lock import FolderLock
@@ -45,10 +46,11 @@ class Run:
         trainer, config, device = self.trainer, self.trainer.config, self.trainer.backend.device
         sizes, data = trainer.model.config, trainer.data
         title = f"{config.preset} · {trainer.model.num_parameters():,} parameters"
-        bound = f"{config.minutes:g} min" if config.minutes else f"{config.steps:,} steps"
+        bound = f"{config.minutes:g} min" if config.minutes else counted(config.steps, "step")
         lines = [f"{self.corpus.kind}: {self.corpus.name}, {self.corpus.size}, vocabulary {sizes.vocab_size}, "
                  f"{len(data.parts['train']):,} tokens to train on, {len(data.parts['val']):,} to validate",
-                 f"model: {sizes.layers} layers, {sizes.heads} heads, width {sizes.width}, context {sizes.context}",
+                 f"model: {counted(sizes.layers, 'layer')}, {counted(sizes.heads, 'head')}, width {sizes.width}, "
+                 f"context {sizes.context}",
                  f"training: {bound}, {config.tokens_per_step:,} tokens a step, lr {config.lr:g}, seed {config.seed}",
                  f"folder: {self.folder}" + (f", going on after step {trainer.step:,}" if self.resumed else ""),
                  f"{trainer.backend.name}: {device.name} ({device.driver})"]

@@ -21,6 +21,7 @@ from ..models.chat import answers
 from ..nn import init
 from ..text import load_tokenizer
 from ..text.chat import ChatTemplate, with_chat_tokens
+from ..words import counted
 from .config import TrainConfig
 from .lock import FolderLock
 from .report import Reporter
@@ -89,12 +90,12 @@ class Tuning:
         """A title, and lines that say what is taught, to which model, with which settings."""
         trainer, config, device = self.trainer, self.trainer.config, self.trainer.backend.device
         sizes, parts = trainer.model.config, self.data.parts
-        bound = f"{config.minutes:g} min" if config.minutes else f"{config.steps:,} steps"
+        bound = f"{config.minutes:g} min" if config.minutes else counted(config.steps, "step")
         held = f"{len(parts['val']):,} held out" if parts["val"] is not parts["train"] else "validated on the same ones"
         lines = [f"start: {self.began}",
                  f"conversations: {self.dialogues.name}, {len(parts['train']):,} to learn, {held}",
-                 f"model: {sizes.layers} layers, {sizes.heads} heads, width {sizes.width}, context {sizes.context}, "
-                 f"vocabulary {sizes.vocab_size}",
+                 f"model: {counted(sizes.layers, 'layer')}, {counted(sizes.heads, 'head')}, width {sizes.width}, "
+                 f"context {sizes.context}, vocabulary {sizes.vocab_size}",
                  f"training: {bound}, {config.tokens_per_step:,} tokens a step, lr {config.lr:g}, seed {config.seed}",
                  f"folder: {self.folder}" + (f", going on after step {trainer.step:,}" if trainer.step else ""),
                  f"{trainer.backend.name}: {device.name} ({device.driver})"]
