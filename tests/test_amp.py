@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dualml as dm
-from dualml import amp, runtime
+from dualml import amp, nn, optim, runtime
 from dualml.errors import DTypeError
 from dualml.nn import functional as F
 from dualml.train import Trainer, learning_rate
@@ -203,3 +203,22 @@ def test_what_is_refused() -> None:
         amp.autocast("int32")
     with pytest.raises(DTypeError, match=r"precision must be one of .* got float64"):
         amp.check("float64", "cpu")
+
+
+def test_only_the_last_step_is_not_counted(cpu: None) -> None:
+    """One that found no gradients did not count, so that there is nothing to take back."""
+    weight = nn.Parameter(dm.ones(3))
+    optimizer = optim.AdamW([weight], 0.1)
+    for scale in (1.0, 0.0):
+        (weight * weight).sum().backward()
+        optimizer.step(dm.full((1,), scale))
+        optimizer.zero_grad()
+    optimizer.uncount()
+    assert optimizer.state_dict()["steps"] == [1]
+    optimizer.uncount()
+    (weight * weight).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.step(dm.zeros(1))  # without gradients
+    optimizer.uncount()
+    assert optimizer.state_dict()["steps"] == [2]

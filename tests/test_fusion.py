@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 import dualml as dm
 from dualml import nn, optim
+from dualml.kernel import Kernel
 from dualml.models import GPT, GPTConfig
-from dualml.programs import Program
+from dualml.programs import Program, fuse, naming
 
 F = nn.functional
 Step = Callable[..., Any]
@@ -288,6 +290,26 @@ def test_state_that_is_read_and_changed(fast_backend: str, fusion: bool) -> None
         np.testing.assert_allclose(found, x * (1 - 0.5 ** (number + 1)), rtol=1e-5)
     np.testing.assert_array_equal(weights[1].detach().numpy(), np.maximum(x, 0))
     np.testing.assert_allclose(weights[2].detach().numpy().std(1), 1, rtol=1e-3)
+
+
+def test_a_gradient_that_is_a_neighbours(fast_backend: str) -> None:
+    """The rows that an embedding's gradient adds up lie in the memory that it is added to."""
+    table, other = nn.Parameter(dm.tensor(normal(5, 64))), nn.Parameter(dm.tensor(normal(4, 64, seed=1)))
+    optimizer = optim.SGD([table, other], 0.1)
+
+    def step(x: dm.Tensor) -> tuple[dm.Tensor, ...]:
+        optimizer.zero_grad()
+        ((other * x).sum() + (table * table).sum()).backward()
+        F.embedding(dm.arange(4), table).backward(other.grad)
+        return table.grad * 1, other.grad * 1
+    check(step, normal(4, 64, seed=2))
+
+
+def test_no_file_has_the_kernels_of_fusion() -> None:
+    """A table of sum_jobs says where it writes, which nobody checks."""
+    modules = {importlib.import_module(rule.__module__) for rule in fuse.PASSES}
+    made = {value.name for module in modules for value in vars(module).values() if isinstance(value, Kernel)}
+    assert made - {"cast_forward"} == naming._OF_FUSION
 
 
 # ---- pairs of products ----------------------------------------------------------------------------------------------

@@ -225,6 +225,7 @@ LIES: dict[str, tuple[Change, str]] = {
     "name": (lambda d: d.update(name="a\x1b[2J"), "name must be a short text"),
     "kernels are no list": (lambda d: d.update(kernels={}), "kernels: must be a list"),
     "unknown kernel": (lambda d: d["kernels"][0].update(name="os.system"), r"'os\.system' is unknown to this version"),
+    "kernel of fusion": (lambda d: d["kernels"].append({"name": "sum_jobs"}), "what loading makes of others"),
     "kernel without a name": (lambda d: d["kernels"].append(3), "kernel .*: kernel '3' has no name"),
     "expression with a call": (lambda d: _gelu(d).update(expression="open(a)"), "uses 'open', which is no operand"),
     "expression with a dot": (lambda d: _gelu(d).update(expression="a.real"), r"has '\.real' in its expression"),
@@ -274,6 +275,10 @@ LIES: dict[str, tuple[Change, str]] = {
         {"class": "input"}), "is written to, but is a input"),
     "reads what it writes": (lambda d: _first(d, "gelu_forward").update(buffers=[
         _first(d, "gelu_forward")["buffers"][1]] * 2), "gelu_forward reads from a buffer and writes to it"),
+    "writes nothing": (lambda d: d["launches"].append(_first(d, "gelu_forward") | {"dims": {"N": 0}, "buffers": [
+        [n, 0, 0] for n, _, _ in _first(d, "gelu_forward")["buffers"]]}), "gelu_forward writes nothing"),
+    "no gradient of a loss": (lambda d: (_first(d, "cross_entropy_backward")["dims"].update(D=0), _first(
+        d, "cross_entropy_backward")["buffers"][3].__setitem__(2, 0)), "has 0 gradients for 5 rows"),
     "copy onto itself": (lambda d: d["launches"].append({"copy": [[_number(d, "temporary"), 0, 1]] * 2, "line": ""}),
                          "to another buffer"),
     "copy of two dtypes": (lambda d: d["launches"].append({"copy": [

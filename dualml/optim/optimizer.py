@@ -108,6 +108,8 @@ class Optimizer:
                     first = False
                     flat = [array.slot(start, (stop - start,)) for array in (arena.values, arena.gradients, *state)]
                     self.launch(group, *flat, self._device[arena, number][1], factor)
+        if first:  # no gradients
+            self._counted.clear()
 
     def _advance(self, group: Mapping[str, Any], arena: Arena, number: int, members: range, first: bool) -> None:
         """Counts a step of neighbours in the arena, the first ones of this step or others, and writes its numbers to

@@ -70,6 +70,8 @@ def _add_in_place(graph: Graph, index: int) -> bool:
     assert item.spec is not None
     dims = {"V": item.dims["S"] - 1, "C": item.dims["C"], "N": item.dims["N"]}
     joined = graph.launch(embedding_accumulate, dict(item.spec.types), dims, [total, *item.places[:3]], item.where)
+    if reads_what_it_writes(joined):
+        return False
     graph.replace([index, at], {at: joined})
     graph.note("embedding", f"{item.name} ({item.where}) adds to the gradient that is there", 1)
     return True

@@ -194,7 +194,10 @@ class _Reader:
         places = tuple([
             self._place(value, spec.dtype(arg), math.prod(kernel.size(d, dims) for d in arg.dims), arg.access != "read")
             for arg, value in zip(kernel.args, given, strict=True)])
-        changed = {p.number for p, a in zip(places, kernel.args, strict=True) if a.access != "read"}
+        written = [p for p, a in zip(places, kernel.args, strict=True) if a.access != "read"]
+        if not any(p.nbytes for p in written):  # array.run launches none such; CUDA would run a block all the same
+            raise ValueError(f"{kernel.name} writes nothing")
+        changed = {p.number for p in written}
         if any(a.access == "read" and p.number in changed for p, a in zip(places, kernel.args, strict=True)):
             raise ValueError(f"{kernel.name} reads from a buffer and writes to it")
         groups = count(dims)

@@ -20,6 +20,10 @@ _TOKEN = re.compile(r"\s+|(?P<word>[A-Za-z_]\w*)|\d+\.\d*(?:[eE][-+]?\d{1,3})?f|
 _NOT_TOGETHER = re.compile(r"\*\s*\*|/\s*/|/\s*\*|\*\s*/|<\s*<|>\s*>")  # powers, comments, shifts
 _LONGEST, _DEEPEST = 10_000, 60
 _SHARED = FUNCTIONS.keys() - {"__builtins__"}
+# Launched by fusion alone, after a file is read: sum_jobs writes where a table of numbers says.
+_OF_FUSION = frozenset({"cross_entropy_count", "cross_entropy_in_place", "dropout_layer_norm_forward",
+                        "embedding_accumulate", "embedding_add_forward", "layer_norm_dropout_backward", "matmul_pair",
+                        "sum_jobs"})
 
 
 def describe_kernel(kernel: Kernel) -> dict[str, Any]:
@@ -43,6 +47,8 @@ def kernel_of(entry: Any) -> Kernel:
     if entry.keys() == {"name"}:
         if name not in KERNELS:
             raise ValueError(f"kernel {name[:60]!r} is unknown to this version of dualml")
+        if name in _OF_FUSION:
+            raise ValueError(f"kernel {name} is what loading makes of others, and no file has it")
         return KERNELS[name]
     if entry.keys() != {"name", "expression", "operands", "inner", "result"} or not _NAME.fullmatch(name):
         raise ValueError(f"kernel {name[:60]!r} must have a name, or name, expression, operands, inner and result")
