@@ -171,7 +171,7 @@ def test_the_thread_ends_with_the_object() -> None:
     ([("train", np.array([1]), 1)], "validation must have some text"),
     ([("val", np.array([1]), 1)], "training must have some text"),
     ([("test", np.array([1]), 1)], "parts must be of train or val, got 'test'"),
-    ([("train", np.array([280]), 1)], r"tokens must be in \[0, 279\], got 280 to 280"),
+    ([("train", np.array([280]), 1)], r"tokens must be in \[0, 279\], got 280"),
     ([("train", np.array([3, -1]), 1)], "got -1 to 3")])
 def test_what_is_no_data_is_not_written(tmp_path: Path, parts: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
