@@ -11,12 +11,13 @@ from .base import Binding, Copies, Frozen
 if TYPE_CHECKING:
     from .webgpu import WebGpuBackend
 
+AHEAD = 16  # replays encoded at once: the first finds cold caches, the others take a third of its time
 SLOT = 256  # bytes of a launch's parameters, the alignment of dynamic offsets
 
 
 class Encoded:
-    """Encodes and submits the launches each time it is called. Copies between buffers end one pass and begin another.
-    """
+    """Submits the launches each time it is called, from command buffers that are encoded some replays ahead: the list
+    never changes, all that does lives in buffers. Copies between buffers end one pass and begin another."""
 
     def __init__(self, backend: WebGpuBackend, launches: Sequence[Frozen], usage: int) -> None:
         from wgpu.backends.wgpu_native import ffi, lib
@@ -28,6 +29,7 @@ class Encoded:
             params[index * SLOT:index * SLOT + len(one.params)] = one.params
         self._uniforms = backend.gpu.create_buffer_with_data(data=params, usage=usage)
         self._groups: list[Any] = []
+        self._ready: list[Any] = []  # command buffers, each for one replay
         self._passes: list[list[tuple[Any, ...]] | Frozen] = []
         for index, one in enumerate(self.launches):
             if one.program is None:
@@ -43,15 +45,24 @@ class Encoded:
             dispatches.append((one.program.pipeline._internal, group._internal, offsets, *backend.folded(one.groups)))
 
     def __call__(self, copies: Copies) -> None:
+        if not self._ready:
+            self._ready = [self._commands() for _ in range(AHEAD)]
+        commands = [self._ready.pop()]
+        if copies:
+            encoder = self.backend.gpu.create_command_encoder()
+            for pair in copies:
+                self._copy(encoder, *pair)
+            commands.append(encoder.finish())
+        self.backend.gpu.queue.submit(commands)
+
+    def _commands(self) -> Any:
         encoder = self.backend.gpu.create_command_encoder()
         for part in self._passes:
             if isinstance(part, Frozen):
                 self._copy(encoder, *part.bindings)
             else:
                 self._encode(encoder, part)
-        for pair in copies:
-            self._copy(encoder, *pair)
-        self.backend.gpu.queue.submit([encoder.finish()])
+        return encoder.finish()
 
     @staticmethod
     def _copy(encoder: Any, source: Binding, target: Binding) -> None:

@@ -114,7 +114,7 @@ class Captured(Generic[P, R]):
         leaves: list[Any] = []
         structure = _flatten((args, kwargs), leaves)
         backend = runtime.current()
-        shapes = tuple([(v.shape, str(v.dtype), type(v)) for v in leaves])
+        shapes = tuple([(v.shape, v.dtype, type(v)) for v in leaves])
         key = (structure, _kinds(structure), shapes, backend.name, is_grad_enabled(), input_policy())
         try:
             ways = self._kept.get(key, [])
