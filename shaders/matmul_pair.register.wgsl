@@ -7,9 +7,14 @@ fn matmul_pair(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: 
                @builtin(local_invocation_index) lane: u32) {
     let g = wid.x + wid.y * nwg.x;
     let first = (p.M + ROWS - 1u) / ROWS * ((p.N + {{ BLOCK * COLS * 4 - 1 }}u) / {{ BLOCK * COLS * 4 }}u);
-    if (g < first) {
-        product(g, lane);
-    } else if (g < p.groups) {
-        product2(g - first, lane);
+    if (g >= p.groups) { return; }
+    // Drivers give each core a stretch of workgroups, so both products are spread evenly over all.
+    let even = p.groups < 65536u;
+    let before = select(min(g, first), g * first / p.groups, even);
+    let next = select(min(g + 1u, first), (g + 1u) * first / p.groups, even);
+    if (next > before) {
+        product(before, lane);
+    } else {
+        product2(g - before, lane);
     }
 }
