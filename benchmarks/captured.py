@@ -43,8 +43,8 @@ def make_step(config: GPTConfig) -> Step:
     model = GPT(config)
     optimizer = optim.AdamW(model.parameters(), 1e-3)
 
-    def step(tokens: dm.Tensor, targets: dm.Tensor) -> dm.Tensor:
-        loss: dm.Tensor = model(tokens, targets)[1]
+    def step(tokens: Any, targets: Any) -> dm.Tensor:
+        loss: dm.Tensor = model(*[t if isinstance(t, dm.Tensor) else dm.tensor(t) for t in (tokens, targets)])[1]
         optimizer.zero_grad()
         loss.backward()
         optim.clip_grad_norm_(model.parameters(), 1.0)
@@ -73,7 +73,7 @@ def row(way: str, taken: list[float], host: list[float], launches: int, same: bo
 def compare(config: GPTConfig, batch: int, steps: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     shape = (batch, config.context)
-    batches = [tuple(dm.tensor(rng.integers(0, config.vocab_size, shape).astype(np.int32)) for _ in range(2))
+    batches = [tuple(rng.integers(0, config.vocab_size, shape).astype(np.int32) for _ in range(2))
                for _ in range(WARM + 2 * steps)]
     eager, *times = timed(make_step(config), batches)
     captured = dm.capture(make_step(config))
