@@ -11,7 +11,7 @@ from .base import Binding, Copies, Frozen
 if TYPE_CHECKING:
     from .webgpu import WebGpuBackend
 
-AHEAD = 16  # replays encoded at once: the first finds cold caches, the others take a third of its time
+AHEAD = 16  # replays encoded at once: the first finds cold caches, the others warm ones
 SLOT = 256  # bytes of a launch's parameters, the alignment of dynamic offsets
 
 
