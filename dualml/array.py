@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,10 @@ from . import runtime
 from .backends.base import Backend, Binding, Buffer
 from .dtypes import DType, float32, from_numpy_dtype
 from .errors import BackendError, ShapeError
-from .kernel import Kernel, Scalar
+from .kernel import Kernel, Scalar, Spec
 
 Shape = tuple[int, ...]
+_MOST_PLANS = 128  # of one kernel, the oldest dropped: a scalar may be new at every launch, such as dropout's offset
 
 
 class Array:
@@ -139,6 +142,51 @@ def _one_backend(kernel: Kernel, arrays: tuple[Array, ...], like: Array | None) 
     return backend
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a kernel's launches with the same shapes, dtypes and scalars have in common. `outputs`: name, shape, dtype
+    and size of each; `params` is None where there is nothing to do."""
+
+    spec: Spec
+    program: Any
+    dims: Mapping[str, Scalar]
+    outputs: tuple[tuple[str, Shape, DType, int], ...]
+    params: bytes | None
+    groups: int
+
+
+def _plan(kernel: Kernel, target: Backend, arrays: tuple[Array, ...], types: dict[str, DType],
+          scalars: dict[str, Scalar]) -> _Plan:
+    """The plan of a launch, kept for the next one."""
+    key = (target, tuple([(a.shape, a.dtype) for a in arrays]), *types.values(),
+           *[v or repr(v) for v in scalars.values()], *scalars)  # 0 and -0.0 are equal, and not the same
+    found: _Plan | None = kernel.plans.get(key)
+    if found is None:
+        if len(kernel.plans) >= _MOST_PLANS:
+            kernel.plans.pop(next(iter(kernel.plans)), None)
+        found = kernel.plans[key] = _make_plan(kernel, target, arrays, types, scalars)
+    return found
+
+
+def _make_plan(kernel: Kernel, target: Backend, arrays: tuple[Array, ...], types: dict[str, DType],
+               scalars: dict[str, Scalar]) -> _Plan:
+    dims = kernel.bind([a.shape for a in arrays], scalars)
+    bound = kernel.bind_types([a.dtype for a in arrays], types)
+    for _, dtype in bound:
+        if dtype not in target.dtypes:
+            target.check_dtype(kernel.name, dtype)
+    spec, program, count = runtime.specialise(target, kernel, bound, dims)
+    shapes = [tuple([kernel.size(d, dims) for d in arg.dims]) for arg in kernel.outputs]
+    outputs = tuple([(arg.name, shape, spec.dtype(arg), math.prod(shape))
+                     for arg, shape in zip(kernel.outputs, shapes, strict=True)])
+    if not any(size for *_, size in outputs) and not any(arrays[i].size for i in kernel.updated):
+        return _Plan(spec, program, dims, outputs, None, 0)
+    groups = count(dims)
+    values = dict(dims, groups=groups)
+    params = np.array(tuple([values[n] for n, _ in kernel.params]), spec.struct).tobytes()
+    return _Plan(spec, program, dims, outputs, params, groups)
+
+
 def run(kernel: Kernel, *arrays: Array, types: dict[str, DType] | None = None, backend: Backend | None = None,
         out: tuple[Array | None, ...] = (), **scalars: Scalar) -> Any:
     """Launches a kernel. Returns its outputs: one Array, a tuple of several, or None where all work is in place.
@@ -151,28 +199,19 @@ def run(kernel: Kernel, *arrays: Array, types: dict[str, DType] | None = None, b
         scalars: the scalars of the signature, all of them.
     """
     target = backend or _one_backend(kernel, arrays, None)
-    dims = kernel.bind([a.shape for a in arrays], scalars)
-    bound = kernel.bind_types([a.dtype for a in arrays], types or {})
-    for _, dtype in bound:
-        if dtype not in target.dtypes:
-            target.check_dtype(kernel.name, dtype)
-    spec, program, count = runtime.specialise(target, kernel, bound, dims)
+    plan = _plan(kernel, target, arrays, types or {}, scalars)
     results = []
-    for index, arg in enumerate(kernel.outputs):
-        shape = tuple([kernel.size(d, dims) for d in arg.dims])
+    for index, (arg, shape, dtype, size) in enumerate(plan.outputs):
         given = out[index] if index < len(out) else None
         if given is not None:
-            if given.size != math.prod(shape) or given.dtype is not spec.dtype(arg):
-                raise ShapeError(f"[{kernel.name}] out for {arg.name} must be {spec.dtype(arg).name} of shape {shape}, "
+            if given.size != size or given.dtype is not dtype:
+                raise ShapeError(f"[{kernel.name}] out for {arg} must be {dtype.name} of shape {shape}, "
                                  f"got {given.dtype.name} of {given.shape}.")
             given.buffer.version += 1
-        results.append(given if given is not None else empty(shape, spec.dtype(arg), target))
+        results.append(given if given is not None else empty(shape, dtype, target))
     for index in kernel.updated:
         arrays[index].buffer.version += 1
-    if any(r.size for r in results) or any(arrays[i].size for i in kernel.updated):
-        groups = count(dims)
-        values = dict(dims, groups=groups)
-        params = np.array(tuple([values[n] for n, _ in kernel.params]), spec.struct).tobytes()
+    if plan.params is not None:
         bindings = [a.binding() for a in (*arrays, *results)]
-        runtime.launch(runtime.Launch(target, spec, program, bindings, params, groups, dims))
+        runtime.launch(runtime.Launch(target, plan.spec, plan.program, bindings, plan.params, plan.groups, plan.dims))
     return results[0] if len(results) == 1 else tuple(results) if results else None

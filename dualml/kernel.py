@@ -135,6 +135,7 @@ class Kernel:
     texts: Mapping[str, str] = field(default_factory=dict)  # "wgsl", "cu": bodies given in Python instead of files
     variants: list[Variant] = field(default_factory=list)
     specs: dict[Any, Any] = field(default_factory=dict)  # filled by runtime: (backend, types, statics) -> Spec
+    plans: dict[Any, Any] = field(default_factory=dict)  # filled by array.run: (shapes, dtypes, scalars) -> a launch
 
     @cached_property
     def args(self) -> tuple[Arg, ...]:

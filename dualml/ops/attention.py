@@ -34,6 +34,7 @@ MAX_D = 128           # the largest head: a row of accumulators must fit in an i
 _HALVES = ("float16", "bfloat16")
 _QUERIES = 128        # the references work on blocks of so many queries
 _SCORES = 1 << 18     # and of about so many scores, which stay in a core's cache
+_NEAR = 60.0          # scores no further apart have exponentials far above the smallest float
 _SCALARS = ("B:u32 H:u32 KVH:u32 TQ:u32 TK:u32 offset:u32 scale "
             "q_b:u32 q_t:u32 q_h:u32 k_at:u32 v_at:u32 k_b:u32 k_t:u32 k_h:u32 o_b:u32 o_t:u32 o_h:u32")
 
@@ -74,17 +75,27 @@ def _each(n: dict[str, Any], work: Callable[[slice, slice, int, bool], None]) ->
 
 
 @lru_cache(64)
-def _hidden(queries: int, keys: int, dtype: np.dtype) -> np.ndarray:
-    """What to add to scores [queries,keys] whose first key is the first one hidden from the first query."""
-    return np.where(np.arange(keys) >= np.arange(queries)[:, None], -np.inf, 0).astype(dtype)
+def _hidden(queries: int, keys: int, seen: int, dtype: np.dtype) -> np.ndarray:
+    """What to add to scores [queries,keys] whose first query sees `seen` keys, and each further one a key more."""
+    return np.where(np.arange(keys) >= seen + np.arange(queries)[:, None], -np.inf, 0).astype(dtype)
 
 
-def _scores(q: np.ndarray, k: np.ndarray, seen: int) -> np.ndarray:
-    """q kᵀ with -inf where keys are hidden; the first query sees `seen` of them, each further one a key more."""
-    s: np.ndarray = np.matmul(q, k.swapaxes(-1, -2))
+def _scores(q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    result: np.ndarray = np.matmul(q, k.swapaxes(-1, -2))
+    return result
+
+
+def _hide(s: np.ndarray, seen: int) -> None:
+    """Makes scores -inf where keys are hidden."""
     if seen < s.shape[-1]:
-        s[..., seen:] += _hidden(s.shape[-2], s.shape[-1] - seen, s.dtype)
-    return s
+        s += _hidden(*s.shape[-2:], seen, s.dtype)
+
+
+def _top(s: np.ndarray) -> Any:
+    """What to subtract from scores [...,keys] before exponentials, before keys are hidden: the largest of all where
+    the smallest is so near that no row's exponentials vanish, which takes a fifth of finding each row's largest."""
+    most = s.max()
+    return most if most - s.min() < _NEAR else None
 
 
 def _accumulate(total: np.ndarray, a: np.ndarray, b: np.ndarray, new: bool) -> None:
@@ -107,10 +118,11 @@ def attention_forward(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: flo
     outs, logs = _queries(out, "o", n), _queries(lse, "o", n)
 
     def work(b: slice, i: slice, seen: int, new: bool) -> None:
-        p = _scores(q[b, :, :, i] * q.dtype.type(scale), k[b, :, :, :seen], i.start + n["offset"] + 1)
-        top = p.max(-1, keepdims=True)
-        p -= top
-        total = np.exp(p, out=p).sum(-1, keepdims=True)
+        p = _scores(q[b, :, :, i] * q.dtype.type(scale), k[b, :, :, :seen])
+        top = _top(p)
+        _hide(p, i.start + n["offset"] + 1)
+        p -= (top := p.max(-1, keepdims=True) if top is None else top)
+        total = np.vecdot(np.exp(p, out=p), np.ones(seen, p.dtype))[..., None]
         here = np.matmul(p, v[b, :, :, :seen], out=outs[b, :, :, i])
         here /= total
         np.add(np.log(total), top, out=logs[b, :, :, i])
@@ -141,8 +153,9 @@ def attention_backward(q: np.ndarray, k: np.ndarray, v: np.ndarray, dout: np.nda
 
     def work(b: slice, i: slice, seen: int, new: bool) -> None:
         qi, ki, di = q[b, :, :, i] * factor, k[b, :, :, :seen], dout[b, :, :, i]
-        p = _scores(qi, ki, i.start + n["offset"] + 1)
+        p = _scores(qi, ki)
         p -= lse[b, :, :, i]
+        _hide(p, i.start + n["offset"] + 1)
         np.exp(p, out=p)
         ds = np.matmul(di, v[b, :, :, :seen].swapaxes(-1, -2))
         ds -= delta[b, :, :, i]

@@ -21,6 +21,10 @@ from .numpy_math import erf
 from .reduce import sum_columns
 
 _INNER = math.sqrt(2 / math.pi)
+# tanh(a q(a^2)) is erf(a / sqrt 2) within 6e-8: a minimax fit of ours over [0, 6.2], highest power first. In float32 it
+# takes half the passes over memory that the fraction in numpy_math.erf does.
+_ERF = (1.7562760154e-9, -1.3226623267e-7, 3.9647726341e-6, -5.5306314280e-5, -3.2594749693e-5, 3.6333084413e-2,
+        0.79788494149)
 
 # ---- kernels --------------------------------------------------------------------------------------------------------
 
@@ -43,8 +47,22 @@ def _tanh_inner(a: Any, square: Any) -> Any:
     return np.tanh(square, out=square)
 
 
+def _erf(a: Any) -> Any:
+    """erf(a / sqrt(2))."""
+    if a.dtype != np.float32:
+        return erf(a * math.sqrt(0.5))
+    square = a * a
+    total = square * np.float32(_ERF[0])
+    for c in _ERF[1:-1]:
+        total += np.float32(c)
+        total *= square
+    total += np.float32(_ERF[-1])
+    total *= a
+    return np.tanh(total, out=total)
+
+
 def _gelu(a: Any, approximate: int) -> Any:
-    inner = _tanh_inner(a, a * a) if approximate else erf(a * math.sqrt(0.5))
+    inner = _tanh_inner(a, a * a) if approximate else _erf(a)
     inner += 1
     inner *= a
     inner *= 0.5
@@ -69,7 +87,7 @@ def _gelu_slope(a: Any, approximate: int) -> Any:
     bell = np.exp(square, out=square)
     bell *= a
     bell *= 1 / math.sqrt(2 * math.pi)
-    phi = erf(a * math.sqrt(0.5))
+    phi = _erf(a)
     phi *= 0.5
     phi += 0.5
     phi += bell

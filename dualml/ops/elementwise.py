@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -192,7 +192,7 @@ def _reference(expression: str, operands: tuple[Operand, ...], inner: Shape) -> 
             values[operand.name] = x.reshape(shape) if operand.strides is None else np.lib.stride_tricks.as_strided(
                 x, shape, [s * x.itemsize for s in operand.strides], writeable=False)
         result = evaluate_numpy(values)
-        return np.broadcast_to(result, shape).reshape(-1)
+        return (result if np.shape(result) == shape else np.broadcast_to(result, shape)).reshape(-1)
     return reference
 
 
@@ -219,21 +219,45 @@ def evaluate(name: str, expression: str, operands: dict[str, Any], shape: Shape,
              result: str = "F", into: Array | None = None) -> Array:
     """Runs an expression over Arrays (broadcast to `shape`) and numbers, by name. `dtype` is the compute dtype; the
     result is written to `into` where given."""
+    described = tuple([(n, v.shape, v.dtype) if isinstance(v, Array) else (n, None, dtype)
+                       for n, v in operands.items()])
+    made, arrays, numbers, alone, types = _prepared(name, expression, described, shape, dtype, result)
+    given = {n: operands[n] for n in numbers}
+    if alone is not None:
+        given["N"] = alone
+    flat = [operands[n] for n in arrays]
+    out: Array = run(made, *[v.reshape(v.size) if len(v.shape) != 1 else v for v in flat],
+                     types=types, out=(into,), **given)
+    return out if out.shape == shape else out.reshape(*shape)
+
+
+@lru_cache(4096)
+def _prepared(name: str, expression: str, operands: tuple[tuple[str, Shape | None, DType], ...], shape: Shape,
+              dtype: DType, result: str) -> tuple[Kernel, list[str], list[str], int | None, dict[str, DType] | None]:
+    """The kernel for operands (name, shape or None of a number, dtype), which of them it takes as arrays and numbers,
+    the number of elements where no array tells it, and the dtype of F likewise."""
     words, size = set(_WORD.findall(expression)), math.prod(shape)
-    used = {k: v for k, v in operands.items() if k in words}
-    arrays = {k: v for k, v in used.items() if isinstance(v, Array)}
-    numbers = {k: v for k, v in used.items() if k not in arrays}
-    broadcast = [k for k, v in arrays.items() if v.size != size]
-    sizes, strides = collapse(shape, [arrays[k].shape for k in broadcast]) if broadcast else ((size,), [])
+    arrays = {n: (s, d) for n, s, d in operands if s is not None and n in words}
+    numbers = [n for n, s, _ in operands if s is None and n in words]
+    broadcast = [n for n, (s, _) in arrays.items() if math.prod(s) != size]
+    sizes, strides = collapse(shape, [arrays[n][0] for n in broadcast]) if broadcast else ((size,), [])
     by_name = dict(zip(broadcast, strides, strict=True))
-    described = tuple([Operand(k, _compute_type(v.dtype), strides=by_name.get(k)) for k, v in arrays.items()]
-                      + [Operand(k, _compute_type(dtype), number=True) for k in numbers])
+    described = tuple([Operand(n, _compute_type(d), strides=by_name.get(n)) for n, (_, d) in arrays.items()]
+                      + [Operand(n, _compute_type(dtype), number=True) for n in numbers])
     made = expression_kernel(name, expression, described, sizes[1:], result)
-    if len(broadcast) == len(arrays):
-        numbers["N"] = size
-    types = {"F": dtype} if result == "F" and all(v.dtype is bool_ for v in arrays.values()) else None
-    out: Array = run(made, *[v.reshape(v.size) for v in arrays.values()], types=types, out=(into,), **numbers)
-    return out.reshape(*shape)
+    types = {"F": dtype} if result == "F" and all(d is bool_ for _, d in arrays.values()) else None
+    return made, list(arrays), numbers, size if len(broadcast) == len(arrays) else None, types
+
+
+def _broadcast(op: str, arrays: Sequence[Array]) -> Shape:
+    first = arrays[0].shape
+    if all(a.shape == first for a in arrays):
+        return first
+    try:
+        return np.broadcast_shapes(*[a.shape for a in arrays])
+    except ValueError:
+        shapes = " and ".join(str(a.shape) for a in arrays)
+        raise ShapeError(f"[{op}] shapes must broadcast together, got {shapes}.") from None
 
 
 class Elementwise(Op):
@@ -246,11 +270,7 @@ class Elementwise(Op):
         row = self.row
         given = iter(arrays)
         self.operands: dict[str, Any] = {n: numbers[n] if n in numbers else next(given) for n in row.inputs.split()}
-        try:
-            self.shape = np.broadcast_shapes(*[a.shape for a in arrays])
-        except ValueError:
-            shapes = " and ".join(str(a.shape) for a in arrays)
-            raise ShapeError(f"[{row.name}] shapes must broadcast together, got {shapes}.") from None
+        self.shape = _broadcast(row.name, arrays)
         self.dtype = next((v.dtype for n, v in self.operands.items() if isinstance(v, Array) and n not in row.cond),
                           bool_)
         if self.dtype.kind not in row.kinds:
@@ -262,9 +282,12 @@ class Elementwise(Op):
 
     def _keep(self, out: Array) -> None:
         """Saves what the gradient expressions of the wanted inputs name."""
+        if not any(self.needs):
+            del self.operands
+            return
         arrays = [n for n, v in self.operands.items() if isinstance(v, Array)]
         wanted = [g for n, g in zip(self.operands, self.row.gradients, strict=False)
-                  if n in arrays and any(self.needs) and self.needs[arrays.index(n)]]
+                  if n in arrays and self.needs[arrays.index(n)]]
         words = {w for g in wanted for w in _WORD.findall(g)}
         self.kept = [n for n in [*arrays, "out"] if n in words]
         self.shapes = [self.operands[n].shape for n in arrays]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .blocks import BLOCK, each, row_blocks
+from .blocks import each, row_blocks
 
 _LITERAL = re.compile(r"(?<![\w.])(\d+\.\d*(?:[eE][-+]?\d+)?)f\b")
 
@@ -105,15 +106,26 @@ FUNCTIONS: dict[str, Any] = {
 }
 
 
+_ALONE = 200_000  # nanoseconds: calling other cores to a smaller piece of work costs more than it gives
+
+
+def _cost(expression: str) -> float:
+    """Nanoseconds that NumPy takes for an element, about."""
+    kinds = {ast.BinOp: 0.1, ast.UnaryOp: 0.1, ast.Compare: 0.1, ast.Call: 0.5}
+    nodes = list(ast.walk(ast.parse(expression, mode="eval")))
+    return sum(kinds.get(type(n), 0) for n in nodes) + 2 * expression.count("erf(")
+
+
 def compile_expression(expression: str) -> Callable[[dict[str, Any]], Any]:
     """A function from values by name to the result. Arrays that share their first dimension are done in blocks of it
-    when they are large."""
-    code = compile(_LITERAL.sub(r"\1", expression), expression, "eval")
+    where that is much work."""
+    code = compile(text := _LITERAL.sub(r"\1", expression), expression, "eval")
+    alone = _ALONE / (_cost(text) or 0.1)
 
     def evaluate(values: dict[str, Any]) -> Any:
         arrays = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
         first = next(iter(arrays.values()), None)
-        if first is None or first.size <= 2 * BLOCK:
+        if first is None or first.size <= alone:
             return eval(code, FUNCTIONS, values)
 
         def part(rows: slice) -> Any:
