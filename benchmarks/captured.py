@@ -4,7 +4,8 @@
     python benchmarks/captured.py --backend webgpu --pictures docs/images     draws a step as eager and as captured
 
 The step is that of a small GPT, or of the 12.3M one with --config 12m. Each way gets the same batches from the same
-seed; losses must agree to the last bit, or the exit status is 1. On CUDA a captured step is a CUDA graph.
+seed; losses must agree to the last bit, or the exit status is 1. On CUDA a captured step is a CUDA graph: recorded on
+one stream a chain, on more with branches where launches do not need one another.
 
 Host time is what the calling thread computes in a step, Python and driver, waiting for the device left out; the mean,
 since webgpu encodes 16 replays at once: take a multiple of 16 steps.
@@ -76,11 +77,18 @@ def compare(config: GPTConfig, batch: int, steps: int) -> list[dict[str, Any]]:
     batches = [tuple(rng.integers(0, config.vocab_size, shape).astype(np.int32) for _ in range(2))
                for _ in range(WARM + 2 * steps)]
     eager, *times = timed(make_step(config), batches)
-    captured = dm.capture(make_step(config))
-    found, *new = timed(captured, batches[:WARM + steps])
-    program = captured.programs[0]
-    rows = [row("eager", times[0][WARM:], times[1][WARM:], program.recorded, True),
-            row("captured", new[0][WARM:], new[1][WARM:], program.launches, found == eager[:WARM + steps])]
+    rows = []
+    backend = runtime.current()
+    usual = backend.streams
+    for streams in (1, 2, 3) if usual > 1 else (1,):
+        backend.streams = streams
+        captured = dm.capture(make_step(config))
+        found, *new = timed(captured, batches[:WARM + steps])
+        program = captured.programs[0]
+        rows.append(row(f"captured, {streams} stream{'s' * (streams > 1)}" if usual > 1 else "captured", new[0][WARM:],
+                        new[1][WARM:], program.launches, found == eager[:WARM + steps]))
+    backend.streams = usual
+    rows.insert(0, row("eager", times[0][WARM:], times[1][WARM:], program.recorded, True))
     with tempfile.TemporaryDirectory() as folder:
         captured.programs[0].save(Path(folder) / "program")
         loaded = dm.load_program(Path(folder) / "program")
@@ -120,7 +128,7 @@ def main() -> int:
     rows = [{"backend": runtime.current().name, "device": device.name, "config": options.config} | found
             for found in compare(config, batch, options.steps)]
     for one in rows:
-        print(f"{one['backend']} {one['config']} {one['way']:9s} {one['launches']:4d} launches {one['ms']:9.2f} ms, "
+        print(f"{one['backend']} {one['config']} {one['way']:19s} {one['launches']:4d} launches {one['ms']:9.2f} ms, "
               f"{one['host ms']:7.3f} of the host   "
               f"{'same bits' if one['bits equal'] else 'OTHER BITS'}")
     if options.json:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import dualml as dm  # noqa: E402
 from dualml import amp, optim, runtime  # noqa: E402
-from dualml.backends.cuda import compile_options, dynamic_shared, inline_headers, target_of  # noqa: E402
+from dualml.backends.nvrtc import compile_options, dynamic_shared, inline_headers, target_of  # noqa: E402
 from dualml.backends.sources import cuda_source  # noqa: E402
 from dualml.kernel import DeviceInfo, Spec  # noqa: E402
 from dualml.models import GPT  # noqa: E402

@@ -1,9 +1,16 @@
-"""A stand-in for CuPy whose device memory is the host's: cuBLAS and copies work, kernels are only noted down."""
+"""A stand-in for CuPy whose device memory is the host's: cuBLAS and copies work, kernels are only noted down.
+
+What is captured is a graph of nodes with edges, as CUDA makes it from streams and events; each launch of one runs its
+nodes in another random order that the edges allow.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import math
+import random
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +19,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dualml.backends import cublas, cuda
-from dualml.kernel import make_kernel
+from dualml.backends import cublas, cuda, nvrtc
+from dualml.backends.base import Binding
+from dualml.kernel import Spec, make_kernel
 from dualml.ops.matmul import matmul
 
 CUBLAS_TYPES = {0: np.dtype(np.float32), 2: np.dtype(np.float16), 14: np.dtype(ml_dtypes.bfloat16)}
@@ -41,64 +49,121 @@ class Memory:
         self.ptr = self.bytes.ctypes.data
 
 
+class Capture:
+    """What streams were told since one of them began: nodes with those that they come after."""
+
+    def __init__(self, origin: Stream) -> None:
+        self.origin, self.streams, self.spoilt = origin, [origin], False
+        self.work: list[Any] = []
+        self.after: list[frozenset[int]] = []
+
+    def reached(self, nodes: Iterable[int]) -> set[int]:
+        """The nodes and all that they come after."""
+        found, new = set(), set(nodes)
+        while new:
+            found |= new
+            new = {m for n in new for m in self.after[n]} - found
+        return found
+
+    def spoil(self, status: int, text: str) -> CudaError:
+        self.spoilt = True
+        return CudaError(status, text)
+
+
 class Event:
     clock = 0
 
     def __init__(self, disable_timing: bool = False) -> None:
         self.done, self.waited, self.timed, self.at = False, False, not disable_timing, 0
+        self.capture: Capture | None = None
+        self.nodes: frozenset[int] = frozenset()
 
-    def record(self, stream: Any) -> None:
+    def record(self, stream: Stream) -> None:
         Event.clock += 3 if self.timed else 0
         self.at = Event.clock
+        self.capture, self.nodes = stream.capture, frozenset(stream.tail)
 
     def synchronize(self) -> None:
         self.waited = True
 
 
 class Graph:
-    """What a stream was told while it was being captured."""
+    """A graph that may be launched. `order` chooses among the nodes that may run next."""
 
-    def __init__(self, work: list[Any]) -> None:
-        self.work = work
+    order = random.Random(0)
+
+    def __init__(self, capture: Capture) -> None:
+        self.work, self.after = capture.work, capture.after
+        self.runs: list[list[int]] = []  # in which order each launch ran its nodes
 
     def launch(self, stream: Stream) -> None:
-        assert stream.captured is None
-        for one in self.work:
-            one()
+        assert stream.capture is None
+        self.runs.append([])
+        left = dict(enumerate(map(set, self.after)))
+        while left:
+            node = self.order.choice([n for n, waits in left.items() if not waits])
+            self.work[node]()
+            self.runs[-1].append(node)
+            del left[node]
+            for waits in left.values():
+                waits.discard(node)
 
 
 class Stream:
-    ptr = 77
-
-    def __init__(self, non_blocking: bool) -> None:
+    def __init__(self, device: Device, non_blocking: bool) -> None:
         assert non_blocking
+        self.device, self.ptr = device, 77 + len(device.streams)
         self.fails: CudaError | None = None
-        self.captured: list[Any] | None = None
-        self.spoilt = False
+        self.capture: Capture | None = None
+        self.tail: set[int] = set()  # nodes that the next one comes after
         self.log: list[str] = []
 
     def do(self, work: Any) -> None:
-        """Work in order: now, or when the graph that is being recorded runs."""
-        (self.captured.append if self.captured is not None else lambda one: one())(work)
+        """Now, or when the graph that is being recorded runs."""
+        if self.capture is None:  # CUDA would run it now, in the middle of the recording: never meant
+            self.device.not_while_recording("work on a stream that is not recorded")
+            work()
+            return
+        self.capture.work.append(work)
+        self.capture.after.append(frozenset(self.tail))
+        self.tail = {len(self.capture.work) - 1}
+
+    def wait_event(self, event: Event) -> None:
+        if self.capture is not None and self.capture is not event.capture:
+            raise self.capture.spoil(905, "cudaErrorStreamCaptureIsolation")
+        if event.capture is None:
+            return
+        if event.capture.origin.capture is not event.capture:
+            raise CudaError(907, "cudaErrorCapturedEvent: its capture has ended")
+        if self.capture is None:
+            self.capture = event.capture
+            self.capture.streams.append(self)
+        self.tail |= event.nodes
 
     def begin_capture(self) -> None:
-        assert self.captured is None
+        assert self.capture is None
         self.log.append("begin")
-        self.captured, self.spoilt = [], False
+        self.capture, self.tail = Capture(self), set()
 
     def end_capture(self) -> Graph:
-        assert self.captured is not None
+        capture = self.capture
+        if capture is None or capture.origin is not self:
+            raise CudaError(903, "cudaErrorStreamCaptureUnmatched")
         self.log.append("end")
-        work, self.captured = self.captured, None
-        if self.spoilt:
+        joined = capture.reached(self.tail) >= set(range(len(capture.work)))
+        for stream in capture.streams:
+            stream.capture, stream.tail = None, set()
+        if capture.spoilt:
             raise CudaError(901, "cudaErrorStreamCaptureInvalidated")
-        return Graph(work)
+        if not joined:
+            raise CudaError(904, "cudaErrorStreamCaptureUnjoined")
+        self.device.graphs.append(Graph(capture))
+        return self.device.graphs[-1]
 
     def not_while_recording(self, what: str) -> None:
         """Allocations and waits spoil a capture."""
-        if self.captured is not None:
-            self.spoilt = True
-            raise CudaError(900, f"cudaErrorStreamCaptureUnsupported: {what}")
+        if self.capture is not None:
+            raise self.capture.spoil(900, f"cudaErrorStreamCaptureUnsupported: {what}")
 
     def synchronize(self) -> None:
         self.not_while_recording("a wait")
@@ -116,15 +181,15 @@ class Gemm:
 
     def __call__(self, *given: Any) -> int:
         assert len(given) == len(self.argtypes) == 23
-        assert self.cublas.calls == ["stream", "workspace"]
-        self.cublas.device.streams[0].do(lambda: self.multiply(*given))
+        assert self.cublas.calls[given[0]] == ["stream", "workspace"]
+        self.cublas.device.on(self.cublas.streams[given[0]]).do(lambda: self.multiply(*given))
         return self.cublas.status
 
     def multiply(self, handle: int, op_a: int, op_b: int, m: int, n: int, k: int, alpha: int,
                              a: int, type_a: int, lda: int, step_a: int, b: int, type_b: int, ldb: int, step_b: int,
                              beta: int, c: int, type_c: int, ldc: int, step_c: int, batch: int, compute: int,
                              algo: int) -> None:
-        assert (handle, compute, type_a, type_b) == (5, 68, type_c, type_c)
+        assert (compute, type_a, type_b) == (68, type_c, type_c)
         assert min(m, n, k, lda, ldb, ldc) > 0
         for i in range(batch):
             x, y = (self.matrix(p + i * step * CUBLAS_TYPES[kind].itemsize, kind, ld, *size)
@@ -144,30 +209,38 @@ class Gemm:
 
 
 class Cublas:
-    """cupy.cuda.cublas, and the library itself, which answers with a status."""
+    """cupy.cuda.cublas, and the library itself, which answers with a status. Handles are 5, 6 and so on."""
 
     def __init__(self, device: Device) -> None:
-        self.device, self.calls, self.status = device, [], 0  # type: tuple[Device, list[str], int]
+        self.device, self.status = device, 0
+        self.calls: dict[int, list[str]] = {}
+        self.streams: dict[int, int] = {}
+        self.workspaces: dict[int, int] = {}
         self.cublasGemmStridedBatchedEx = Gemm(self)
 
     def create(self) -> int:
-        return 5
+        self.device.not_while_recording("a handle of cuBLAS")
+        self.calls[5 + len(self.calls)] = []
+        return 4 + len(self.calls)
 
     def getVersion(self, handle: int) -> int:
         return 130100
 
     def setMathMode(self, handle: int, mode: int) -> None:
-        assert (handle, mode) == (5, 16)
+        assert handle in self.calls
+        assert mode == 16
 
     def cublasSetStream_v2(self, handle: Any, stream: Any) -> int:
-        assert (handle.value, stream.value) == (5, Stream.ptr)
-        self.calls.append("stream")
+        self.calls[handle.value].append("stream")
+        self.streams[handle.value] = stream.value
         return 0
 
     def cublasSetWorkspace_v2(self, handle: Any, address: Any, nbytes: Any) -> int:
         assert address.value in [m.ptr for m in self.device.memory]
         assert nbytes.value == 32 << 20
-        self.calls.append("workspace")
+        assert address.value not in self.workspaces.values(), "products of two streams in one workspace"
+        self.calls[handle.value].append("workspace")
+        self.workspaces[handle.value] = address.value
         return 0
 
 
@@ -178,6 +251,7 @@ class Device:
         self.launched: list[tuple[Any, ...]] = []
         self.attributes: list[tuple[int, int, int]] = []
         self.streams: list[Stream] = []
+        self.graphs: list[Graph] = []
         self.room = 1 << 30
         self.compiled = 0
         self.memory: list[Memory] = []
@@ -203,8 +277,12 @@ class Device:
                                     get_elapsed_time=lambda begin, end: end.at - begin.at)
 
     def stream(self, non_blocking: bool) -> Stream:
-        self.streams.append(Stream(non_blocking))
+        self.not_while_recording("a stream")
+        self.streams.append(Stream(self, non_blocking))
         return self.streams[-1]
+
+    def on(self, ptr: int) -> Stream:
+        return next(stream for stream in self.streams if stream.ptr == ptr)
 
     def properties(self, device: int) -> dict[str, Any]:
         return {"major": 9, "minor": 0, "name": b"Stand-in", "multiProcessorCount": 132, "sharedMemPerBlockOptin": 1}
@@ -225,11 +303,10 @@ class Device:
             stream.not_while_recording(what)
 
     def copy(self, to: int, source: int, nbytes: int, kind: int, stream: int) -> None:
-        assert stream == Stream.ptr
-        self.streams[-1].do(lambda: ctypes.memmove(to, source, nbytes))
+        self.on(stream).do(lambda: ctypes.memmove(to, source, nbytes))
 
     def fill(self, to: int, value: int, nbytes: int, stream: int) -> None:
-        self.streams[-1].do(lambda: ctypes.memset(to, value, nbytes))
+        self.on(stream).do(lambda: ctypes.memset(to, value, nbytes))
 
     def compile(self, source: str, options: tuple[str, ...]) -> None:
         self.compiled += 1
@@ -240,18 +317,52 @@ class Device:
     def launch(self, function: str, *numbers: int) -> None:
         if self.refused:
             raise self.refused
-        self.streams[-1].do(lambda: self.launched.append((function, *numbers)))
+        self.on(numbers[7]).do(lambda: self.launched.append((function, *numbers)))
 
 
 def put_in_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Device:
     """Makes `import cupy` find a stand-in, for one test."""
     stand_in = Device()
     monkeypatch.setitem(sys.modules, "cupy", stand_in)
-    monkeypatch.setattr(cuda, "_header_folders", lambda cupy: [tmp_path])
+    monkeypatch.setattr(nvrtc, "_header_folders", lambda cupy: [tmp_path])
     monkeypatch.setattr(cublas, "_library", lambda version: stand_in.cuda.cublas)
     monkeypatch.setenv("DUALML_CACHE", str(tmp_path))
     monkeypatch.setattr(matmul, "specs", {})  # programs of a stand-in must not outlive it
     return stand_in
+
+
+class WithReferences(cuda.CudaBackend):
+    """Kernels of ours run as their NumPy references, on the stream that they are launched on."""
+
+    name = "cuda_references"
+
+    def build(self, spec: Spec) -> Any:
+        return (self.vendor and self._vendor_program(spec)) or Reference(spec)
+
+
+class Reference:
+    """A program that computes by a kernel's reference."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec, self.kernel = spec, spec.kernel
+
+    def prepare(self, params: bytes, stream: Stream) -> None: ...
+
+    def launch(self, bindings: Sequence[Binding], params: bytes, groups: int, stream: Stream) -> None:
+        stream.do(lambda: self.compute([b.buffer.handle.ptr + b.offset for b in bindings], params))
+
+    def compute(self, addresses: list[int], params: bytes) -> None:
+        kernel, fields = self.kernel, np.frombuffer(params, self.spec.struct)[0]
+        dims = dict(self.spec.constants) | {n: fields[n].item() for n, _ in kernel.params}
+        shapes = [tuple(kernel.size(d, dims) for d in arg.dims) for arg in kernel.args]
+        held = [at(a, self.spec.dtype(arg).device, math.prod(shape)).reshape(shape)
+                for a, arg, shape in zip(addresses, kernel.args, shapes, strict=True)]
+        given = [x.astype(self.spec.dtype(arg).host) for x, arg in zip(held, kernel.inputs, strict=False)]
+        with np.errstate(all="ignore"):
+            result = kernel.reference(*given, **{n: dims[n] for n, _ in kernel.scalars})
+        targets = [*kernel.updated, *range(len(kernel.inputs), len(kernel.args))]
+        for index, value in zip(targets, result if isinstance(result, tuple) else (result,), strict=True):
+            held[index][...] = np.asarray(value).reshape(shapes[index])
 
 
 def probe(body: str = "out[0] = 0;", name: str = "probe") -> Any:

@@ -14,7 +14,7 @@ import pytest
 
 from dualml import dtypes
 from dualml.array import from_numpy, run
-from dualml.backends import cuda
+from dualml.backends import cuda, nvrtc
 from dualml.dtypes import as_dtype
 from dualml.errors import BackendError, DeviceLostError, KernelError, OutOfMemoryError
 from dualml.ops.matmul import gemm
@@ -86,7 +86,7 @@ def test_dynamic_shared_memory(device: Device) -> None:
     assert device.attributes == [("probe", 8, 64000)]
     assert device.launched[0][7] == 64000
     with pytest.raises(KernelError, match="must get a number"):
-        cuda.dynamic_shared("\nDYNAMIC_SHARED(BLOCK)")
+        nvrtc.dynamic_shared("\nDYNAMIC_SHARED(BLOCK)")
 
 
 def test_errors_are_told_apart(device: Device) -> None:
@@ -119,9 +119,9 @@ def test_no_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_headers(tmp_path: Any) -> None:
     def folders() -> list[Any]:
         cuda_module = SimpleNamespace(get_cuda_path=lambda: str(tmp_path))
-        return cuda._header_folders(SimpleNamespace(__file__=str(tmp_path / "cupy.py"), cuda=cuda_module))
+        return nvrtc._header_folders(SimpleNamespace(__file__=str(tmp_path / "cupy.py"), cuda=cuda_module))
 
-    with mock.patch.object(cuda.importlib, "import_module", side_effect=ImportError):
+    with mock.patch.object(nvrtc.importlib, "import_module", side_effect=ImportError):
         with pytest.raises(BackendError, match=r"cuda_bf16.h .* is missing"):
             folders()
         (tmp_path / "include" / "cccl").mkdir(parents=True)

@@ -1,25 +1,30 @@
-"""CUDA graphs without a GPU: what is recorded and in which order, that nothing in it allocates or waits, and what
-happens where a recording fails. The stand-in refuses both while it records, as CUDA does."""
+"""CUDA graphs without a GPU: what is recorded and with which edges, that nothing in it allocates or waits, and what
+happens where a recording fails. The stand-in refuses what CUDA does, and runs a graph in a random order."""
 
 from __future__ import annotations
 
 import gc
+import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dualml import runtime
+import dualml as dm
+from dualml import optim, runtime
 from dualml.array import Array, from_numpy, run
 from dualml.backends import cuda
+from dualml.backends.cuda_graph import turns
 from dualml.errors import BackendError, DeviceLostError
+from dualml.models import GPT, GPTConfig
 from dualml.ops.matmul import gemm
 from dualml.programs.program import Program
 from dualml.programs.recording import Recording
-from tests.cupy_stand_in import CudaError, Device, probe, put_in_place
+from tests.cupy_stand_in import CudaError, Device, Stream, WithReferences, probe, put_in_place
+from tests.orders import unordered, uses
 
 X = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
 
@@ -100,7 +105,7 @@ def test_a_recording_that_fails_ends(device: Device, status: int, kind: type[Bac
         Program(recording, [x], 0)
     stream = device.streams[0]
     assert stream.log == ["begin", "end"]
-    assert stream.captured is None
+    assert stream.capture is None
     device.refused = None
     backend.synchronize()  # the stream works on
 
@@ -113,11 +118,161 @@ def test_a_recording_that_allocates_is_refused(device: Device) -> None:
     program.launch = lambda *_: backend.alloc(4)
     with pytest.raises(BackendError, match=r"could not be recorded as a CUDA graph: .*CaptureUnsupported: memory"):
         Program(recording, [x], 0)
-    program.launch = lambda *_: setattr(device.streams[0], "spoilt", True)
+    program.launch = lambda *_: setattr(device.streams[0].capture, "spoilt", True)
     with pytest.raises(BackendError, match=r"CaptureInvalidated"):
         Program(recording, [x], 0)
-    assert device.streams[0].captured is None
+    assert device.streams[0].capture is None
 
+
+# ---- branches --------------------------------------------------------------------------------------------------------
+
+CONFIG = GPTConfig(vocab_size=24, context=8, layers=2, heads=2, width=16, dropout=0.1)
+
+
+def losses(capture: bool, steps: int = 8) -> tuple[list[float], bytes, Any]:
+    """What training a GPT with dropout, clipping and AdamW gives, and the captured step."""
+    dm.manual_seed(0)
+    model, rng = GPT(CONFIG), np.random.default_rng(0)
+    optimizer = optim.AdamW(model.parameters(), 1e-2)
+
+    def step(tokens: dm.Tensor, targets: dm.Tensor) -> dm.Tensor:
+        loss: dm.Tensor = model(tokens, targets)[1]
+        optimizer.zero_grad()
+        loss.backward()
+        optim.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return loss
+    run_step: Any = dm.capture(step) if capture else step
+    found = [run_step(*map(dm.tensor, rng.integers(0, 24, (2, 2, 8)).astype(np.int32))).item() for _ in range(steps)]
+    return found, b"".join(p.detach().numpy().tobytes() for p in model.parameters()), run_step
+
+
+@pytest.fixture
+def computing(device: Device, monkeypatch: pytest.MonkeyPatch) -> Iterator[WithReferences]:
+    """A backend whose kernels compute, made the current one."""
+    backend = WithReferences()
+    monkeypatch.setitem(runtime._FACTORIES, backend.name, ("", ""))
+    monkeypatch.setitem(runtime._open, backend.name, backend)
+    with dm.use_backend(backend.name):
+        yield backend
+
+
+@pytest.mark.parametrize(("vendor", "streams"), [(True, 2), (True, 1), (True, 4), (False, 2)])
+def test_a_training_step_in_any_order(device: Device, computing: WithReferences, vendor: bool, streams: int) -> None:
+    """Each replay runs the graph in another order that its edges allow; all give the bits of the eager step."""
+    computing.vendor, computing.streams = vendor, streams
+    *wanted, _ = losses(capture=False)
+    *found, step = losses(capture=True)
+    assert found == wanted
+    graph, = device.graphs
+    assert len(graph.runs) == 6  # two calls were recorded
+    assert (len({tuple(run) for run in graph.runs}) > 1) == (streams > 1)
+    if not vendor:  # then each launch is a node
+        assert unordered(uses(step.programs[0]), graph.after) == []
+
+
+def test_every_wait_is_needed(device: Device, computing: WithReferences, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted faults: a recording that forgets one wait is refused by CUDA, or lacks an order that it must have."""
+    computing.vendor = False
+    *_, step = losses(capture=True, steps=2)
+    program, wait_event = step.programs[0], Stream.wait_event
+    waits, forgotten, calls = sum(len(turn.waits) for turn in turns(program._frozen, 2)), 0, itertools.count()
+
+    def forgets(self: Stream, event: Any) -> None:
+        if next(calls) != forgotten:  # the first is the fork
+            wait_event(self, event)
+    monkeypatch.setattr(Stream, "wait_event", forgets)
+    for forgotten in range(1, waits + 1):  # noqa: B007
+        calls = itertools.count()
+        try:
+            computing.freeze(program._frozen)
+        except BackendError as error:
+            assert "CaptureUnjoined" in str(error)  # noqa: PT017
+        else:
+            assert unordered(uses(program), device.graphs[-1].after)
+    assert waits > 5
+
+
+def test_products_that_run_side_by_side_have_workspaces_of_their_own(device: Device) -> None:
+    """x w and x v need one another's results as little as a linear layer's two gradients do."""
+    backend, rng = cuda.CudaBackend(), np.random.default_rng(0)
+    backend.streams = 3
+    x, w, v = (from_numpy(a.astype(np.float32), backend=backend) for a in (
+        X, rng.standard_normal((1, 4, 5)), rng.standard_normal((1, 4, 6))))
+    recording, outs = recorded(backend, x, lambda given: (gemm(given, w), given.copy(), gemm(given, v)))
+    program = Program(recording, [x], 0)
+    assert [set(after) for after in device.graphs[0].after] == [set(), set(), set()]
+    vendor = device.cuda.cublas
+    assert len(vendor.calls) == len(set(vendor.workspaces.values())) == len(set(vendor.streams.values())) == 2
+    assert len(device.streams) == 3  # the copy's needs no workspace
+    for factor in (1, -2):
+        program.replay([factor * X])
+        for out, weight in zip(outs[::2], (w, v), strict=True):
+            np.testing.assert_allclose(out.numpy(), factor * X @ weight.numpy(), 1e-5)
+    Program(recording, [x], 0)
+    assert (len(device.streams), len(vendor.calls)) == (3, 2)  # the next recording takes the same
+
+
+def test_one_stream_makes_a_chain(device: Device) -> None:
+    backend = cuda.CudaBackend()
+    backend.streams = 1
+    recording, x, _kept = three_apart(backend)
+    Program(recording, [x], 0)
+    assert [set(after) for after in device.graphs[0].after] == [set(), {0}, {1}]
+    assert len(device.streams) == 1
+
+
+def three_apart(backend: Any) -> tuple[Recording, Array, Any]:
+    """Three launches whose results are kept."""
+    x, ours = from_numpy(np.zeros(6, np.float32), backend=backend), probe()
+    recording, kept = recorded(backend, x, lambda given: [run(ours, given, scale=float(i)) for i in range(3)])
+    return recording, x, kept
+
+
+@pytest.mark.parametrize("failing", range(3))
+def test_a_recording_that_fails_ends_on_all_streams(device: Device, failing: int) -> None:
+    backend = cuda.CudaBackend()
+    recording, x, _kept = three_apart(backend)
+    program, launch = recording.items[failing].program, recording.items[failing].program.launch
+
+    def refused(bindings: Any, params: bytes, *rest: Any) -> None:
+        if params == recording.items[failing].params:
+            raise CudaError(1, "cudaErrorOfTheLaunch")
+        launch(bindings, params, *rest)
+    program.launch = refused
+    with pytest.raises(BackendError, match=r"3 launches could not be recorded as a CUDA graph: .*OfTheLaunch"):
+        Program(recording, [x], 0)
+    assert len(device.streams) == 2
+    assert [stream.capture for stream in device.streams] == [None, None]
+    program.launch = launch
+    Program(recording, [x], 0).replay([np.ones(6, np.float32)])
+    assert len(device.launched) == 6  # those of the call, and of the replay
+    backend.synchronize()
+
+
+def test_the_stand_in_refuses_what_cuda_refuses(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A side stream that is not joined, one that is not forked, an event from elsewhere."""
+    backend = cuda.CudaBackend()
+    recording, x, _kept = three_apart(backend)
+
+    def fails(what: str) -> None:
+        with pytest.raises(BackendError, match=what):
+            Program(recording, [x], 0)
+        assert not any(stream.capture for stream in device.streams)
+    Program(recording, [x], 0)
+    main, side = device.streams
+    with monkeypatch.context() as patch:
+        patch.setattr(main, "wait_event", lambda event: None, raising=False)
+        fails("CaptureUnjoined")
+    with monkeypatch.context() as patch:
+        patch.setattr(side, "wait_event", lambda event: None, raising=False)
+        fails("CaptureUnsupported: work on a stream that is not recorded")
+    with monkeypatch.context() as patch:
+        patch.setattr(device.cuda.Event, "record", lambda self, stream: None)
+        fails("CaptureUnsupported|CaptureIsolation")
+
+
+# ---- the rest --------------------------------------------------------------------------------------------------------
 
 def test_nothing_to_record(device: Device) -> None:
     backend = cuda.CudaBackend()

@@ -21,7 +21,7 @@ import pytest
 
 from dualml import dtypes
 from dualml.backends.base import Backend, Binding, Buffer
-from dualml.backends.cuda import compile_options, dynamic_shared, inline_headers, target_of
+from dualml.backends.nvrtc import compile_options, dynamic_shared, inline_headers, target_of
 from dualml.backends.sources import cuda_source
 from dualml.dtypes import as_dtype
 from dualml.errors import BackendError

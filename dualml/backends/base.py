@@ -52,17 +52,19 @@ class Binding:
 
 class Frozen:
     """One launch of a program that will be replayed, or a copy from its first binding to its second where `program` is
-    None. `released`: temporaries that nothing reads after it."""
+    None. `released`: temporaries that nothing reads after it. `after`: the launches that it must wait for where they
+    do not run one after the other, as places in the list; they wait for others in turn."""
 
-    __slots__ = ("bindings", "groups", "params", "program", "released")
+    __slots__ = ("after", "bindings", "groups", "params", "program", "released")
 
     def __init__(self, program: Any, bindings: Sequence[Binding], params: bytes, groups: int,
-                 released: Sequence[Buffer] = ()) -> None:
+                 released: Sequence[Buffer] = (), after: Sequence[int] = ()) -> None:
         self.program = program
         self.bindings = bindings
         self.params = params
         self.groups = groups
         self.released = released
+        self.after = after
 
 
 Copies = Sequence[tuple[Binding, Binding]]  # sources and targets
@@ -76,6 +78,7 @@ class Backend(ABC):
     device: DeviceInfo
     dtypes: frozenset[DType]
     alignment: int = 256   # of a view's offset into a buffer
+    streams: int = 1       # that a captured step is spread over; 1 where all launches run in order
     packs: bool = True     # whether a program's temporaries share buffers; not where results bring their own memory
 
     @property
@@ -121,7 +124,8 @@ class Backend(ABC):
         """Enqueues one kernel. `bindings` are in the kernel's argument order."""
 
     def freeze(self, launches: Sequence[Frozen]) -> Replay:
-        """A function that enqueues the launches, in order, each time it is called, and then the copies it is given."""
+        """A function that enqueues the launches, in order, or such that each follows those it is `after`, each time it
+        is called, and then the copies it is given."""
         def replay(copies: Copies = ()) -> None:
             for one in launches:
                 if one.program is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ def _library(version: int) -> Any:
 
 class Cublas:
     """A handle of cuBLAS that works on one stream, in memory that it was given: one that has to ask for its own while a
-    CUDA graph is recorded would spoil it."""
+    CUDA graph is recorded would spoil it, and two streams on one workspace would spoil each other's sums."""
 
     def __init__(self, cupy: Any, stream: Any, backend: Backend) -> None:
         try:
@@ -96,7 +96,7 @@ class Matmul:
     def takes(spec: Spec) -> bool:
         return all(t in _TYPES for _, t in spec.types)
 
-    def __init__(self, cublas: Cublas, backend: Backend, spec: Spec) -> None:
+    def __init__(self, cublas: Callable[[Any], Cublas], backend: Backend, spec: Spec) -> None:
         self.cublas, self.backend, self.spec = cublas, backend, spec
         self.dtype = spec.types[0][1]
         self.ones: Buffer | None = None
@@ -105,9 +105,10 @@ class Matmul:
         fields = np.frombuffer(params, self.spec.struct)[0]
         return {n: int(fields[n]) for n in self.spec.struct.names or ()} | {n: int(v) for n, v in self.spec.constants}
 
-    def prepare(self, params: bytes) -> Buffer | None:
-        """The memory that a launch of these sizes reads besides its buffers. Keep it as long as a recorded one lives:
-        a larger launch will get another."""
+    def prepare(self, params: bytes, stream: Any) -> Buffer | None:
+        """Makes what a launch on this stream needs, and returns the memory that it reads besides its buffers. Keep that
+        as long as a recorded launch lives: a larger one will get another."""
+        self.cublas(stream)
         size = self._size(params)
         return self._ones(size["M"] * size["B"]) if size["has_bias"] else None
 
@@ -118,19 +119,19 @@ class Matmul:
             self.backend.write(self.ones, 0, np.ones(2 * count, self.dtype.device))
         return self.ones
 
-    def launch(self, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
-        size = self._size(params)
+    def launch(self, bindings: Sequence[Binding], params: bytes, groups: int, stream: Any) -> None:
+        size, cublas = self._size(params), self.cublas(stream)
         m, n, k, batch = size["M"], size["N"], size["K"], size["B"]
         a, b, bias, out = (bound.buffer.handle.ptr + bound.offset for bound in bindings)
         if size["has_bias"]:
             rows = m * batch
             ones: int = self._ones(rows).handle.ptr
-            self.cublas.product(self.dtype, Matrix(bias, n), Matrix(ones, 1), Matrix(out, n), n, rows, 1)
+            cublas.product(self.dtype, Matrix(bias, n), Matrix(ones, 1), Matrix(out, n), n, rows, 1)
         elif not k:
-            self.cublas.clear(out, bindings[-1].nbytes)
+            cublas.clear(out, bindings[-1].nbytes)
         if not k:
             return
-        self.cublas.product(
+        cublas.product(
             self.dtype,
             Matrix(b, k if size["tb"] else n, 0 if size["BB"] == 1 else k * n, bool(size["tb"])),
             Matrix(a, m if size["ta"] else k, 0 if size["BA"] == 1 else m * k, bool(size["ta"])),

@@ -1,160 +1,37 @@
 """The cuda backend: the kernels of cuda/ by NVRTC and the CUDA driver, through CuPy. The only file that imports CuPy.
 
 All work goes to one stream of our own, in order; nothing waits but reads and synchronize. Kernels are compiled for the
-device at hand and kept in the cache folder. Captured steps become CUDA graphs (cuda_graph.py). Where a vendor library
-fulfils a kernel's contract it runs in its place (cublas.py), but with `vendor = False`: so ours stay tested, measured.
+device at hand (nvrtc.py). Captured steps become CUDA graphs (cuda_graph.py), recorded on more streams. Where a vendor
+library fulfils a kernel's contract it runs in its place (cublas.py), but with `vendor = False`: so ours stay tested,
+measured.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import hashlib
-import importlib
-import os
-import re
-import tempfile
 import threading
 import warnings
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import dtypes
-from ..config import config
-from ..errors import BackendError, DeviceLostError, KernelError, OutOfMemoryError
+from ..errors import BackendError, DeviceLostError, OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
 from .assembly import ptx, show
 from .base import Backend, Binding, Buffer, Copies, Frozen, Replay
 from .cublas import Cublas, Matmul
 from .cuda_graph import Clock, Graph
-from .sources import cuda_source, folder
+from .nvrtc import Compiler, dynamic_shared, inline_headers
+from .sources import cuda_source
 
-_INCLUDE = re.compile(r'\s*#\s*include\s+"(lib/[^"]+)"')
-_LINE = re.compile(r'#line (\d+) "([^"]+)"')
-_DYNAMIC_SHARED = re.compile(r"^DYNAMIC_SHARED\((\d*)", re.MULTILINE)
 _STATIC_SHARED = 48 << 10  # above this a kernel must be allowed to use more
 _STAGING = 64 << 20        # bytes of host memory that writes under way may hold
 _OUT_OF_MEMORY = 2
 # After these the process's context is unusable (CUDA runtime API, cudaError: "the process must be terminated").
 _FATAL = {4, 46, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999}
-
-
-# ---- compiling ------------------------------------------------------------------------------------------------------
-
-def inline_headers(source: str) -> str:
-    """The source with the headers of cuda/lib/ in place of their includes, each once: a compile cache that is keyed by
-    the text then notices a changed header, and the compiler needs no folder of ours."""
-    seen: set[str] = set()
-
-    def expand(unit: str, name: str) -> list[str]:
-        lines: list[str] = []
-        number = 0
-        for line in unit.split("\n"):
-            number += 1
-            if moved := _LINE.match(line):
-                number, name = int(moved[1]) - 1, moved[2]
-            include = _INCLUDE.match(line)
-            if include is None:
-                lines.append(line)
-            elif include[1] not in seen:
-                seen.add(include[1])
-                header = folder("cuda") / include[1]
-                if not header.is_file():
-                    raise KernelError(f"[cuda] {name} includes {include[1]}, which is not in cuda/.")
-                text = header.read_text().replace("#pragma once", "")
-                lines += [f'#line 1 "cuda/{include[1]}"', *expand(text, f"cuda/{include[1]}"),
-                          f'#line {number + 1} "{name}"']
-            else:
-                lines.append("")
-        return lines
-
-    return "\n".join(expand(source, "preamble"))
-
-
-def dynamic_shared(source: str) -> int:
-    """Bytes of shared memory that a unit asks for by DYNAMIC_SHARED (cuda/lib/common.cuh)."""
-    wanted = _DYNAMIC_SHARED.search(source)
-    if wanted and not wanted[1]:
-        raise KernelError("[cuda] DYNAMIC_SHARED must get a number, got an expression. Compute it in the template: "
-                          "DYNAMIC_SHARED({{ 2 * BLOCK }}).")
-    return int(wanted[1]) if wanted else 0
-
-
-def compile_options(target: str, includes: Sequence[Path]) -> tuple[str, ...]:
-    """What NVRTC is told, for a target such as sm_90a. Division, square root and denormals stay exact."""
-    return (f"--gpu-architecture={target}", "--std=c++17", "--generate-line-info",
-            *(f"--include-path={p}" for p in includes))
-
-
-def target_of(arch: int, supported: Sequence[int]) -> str:
-    """The architecture to compile for: the device's own, or PTX of the newest that the compiler knows below it. From
-    Hopper on the suffix `a` admits the instructions (wgmma) that no later device promises."""
-    if arch in supported:
-        return f"sm_{arch}a" if arch >= 90 else f"sm_{arch}"
-    older = [a for a in supported if a < arch]
-    if not older:
-        raise BackendError(f"[cuda] this CUDA no longer compiles for compute capability {arch / 10:.1f}. Install an "
-                           "older CUDA and its CuPy.")
-    return f"compute_{max(older)}"
-
-
-class _Compiler:
-    """NVRTC with a cache on disk."""
-
-    def __init__(self, cupy: Any, arch: int) -> None:
-        self.nvrtc = cupy.cuda.nvrtc
-        self.target = target_of(arch, self.nvrtc.getSupportedArchs())
-        self.options = compile_options(self.target, _header_folders(cupy))
-        self.key = f"{self.nvrtc.getVersion()} {self.options}"
-
-    def compile(self, spec: Spec, source: str) -> bytes:
-        """The cubin (or PTX) of a unit."""
-        digest = hashlib.sha256(f"{self.key}\0{source}".encode()).hexdigest()[:24]
-        made = config.cache / "cuda" / f"{spec.kernel.name}-{digest}.cubin"
-        if made.is_file():
-            return made.read_bytes()
-        program = self.nvrtc.createProgram(source, f"cuda/{spec.stem}.cu", (), ())
-        try:
-            self.nvrtc.compileProgram(program, self.options)
-            get = self.nvrtc.getCUBIN if self.target.startswith("sm_") else self.nvrtc.getPTX
-            image: bytes = get(program)
-        except self.nvrtc.NVRTCError as error:
-            raise KernelError(f"[{spec.kernel.name}] cuda/{spec.stem}.cu does not compile for {self.target}: {error}\n"
-                              f"{self.nvrtc.getProgramLog(program)}\nDUALML_DEBUG=4 prints the source.") from error
-        finally:
-            self.nvrtc.destroyProgram(program)
-        _keep(made, image)
-        return image
-
-
-def _keep(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all; a cache that cannot be written is no error."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(partial, path)
-    except OSError:
-        pass
-
-
-def _header_folders(cupy: Any) -> list[Path]:
-    """Where cuda_bf16.h and what it includes lie: with the CUDA that CuPy uses; <nv/target> in CuPy too."""
-    roots = [os.path.join(cupy.cuda.get_cuda_path() or "", "include")]
-    with contextlib.suppress(ImportError, AttributeError):  # CuPy 14 brings it
-        finder = importlib.import_module("cuda.pathfinder")
-        roots.insert(0, finder.find_nvidia_header_directory("cudart") or "")
-    for root in map(Path, roots):
-        if (root / "cuda_bf16.h").is_file():
-            extra = [root / "cccl", Path(cupy.__file__).parent / "_core/include/cupy/_cccl/libcudacxx"]
-            return [root, *(p for p in extra if p.is_dir())]
-    raise BackendError("[cuda] cuda_bf16.h of the CUDA toolkit is missing. Install the toolkit, or what of it we need: "
-                       "pip install 'cupy-cuda12x[ctk]' or 'cupy-cuda13x[ctk]'.")
 
 
 # ---- the backend ----------------------------------------------------------------------------------------------------
@@ -165,6 +42,7 @@ class CudaBackend(Backend):
     name = "cuda"
     dtypes = frozenset(dtypes.ALL) - {dtypes.float64}
     vendor = True
+    streams = 2  # for the next captured step: as many launches may run side by side; 1 makes it a chain
 
     def __init__(self) -> None:
         self.cupy = cupy = _import_cupy()
@@ -172,6 +50,7 @@ class CudaBackend(Backend):
         try:
             properties = self.runtime.getDeviceProperties(self.runtime.getDevice())
             self.stream = cupy.cuda.Stream(non_blocking=True)
+            self.lanes = [self.stream]  # and others, that captured steps are recorded on
             memory = self.runtime.memGetInfo()[1]
         except RuntimeError as error:
             raise BackendError(f"[cuda] no CUDA device answers: {error}. Install NVIDIA's driver, or the CuPy for the "
@@ -183,11 +62,11 @@ class CudaBackend(Backend):
         self.device = DeviceInfo("cuda", properties["name"].decode(), f"CUDA {version // 1000}.{version % 1000 // 10}",
                                  subgroup_size=32, limits=limits, arch=arch)
         self.pool = cupy.cuda.MemoryPool()
-        self._compiler = _Compiler(cupy, arch)
+        self._compiler = Compiler(cupy, arch)
         self._staged: deque[tuple[Any, Any, int]] = deque()  # event, host memory, bytes of writes under way
         self._staged_bytes = 0
         self._lock = threading.RLock()  # launches of a program share memory, and a graph records all that is enqueued
-        self._cublas: Cublas | None = None
+        self._cublas: dict[Any, Cublas] = {}  # by stream
         self._clock: Clock | None = None
         self.in_use = self.peak = 0
 
@@ -262,14 +141,15 @@ class CudaBackend(Backend):
     def copy(self, source: Buffer, source_offset: int, target: Buffer, target_offset: int, nbytes: int) -> None:
         try:
             with self._lock:
-                self.enqueue_copy(Binding(source, source_offset, nbytes), Binding(target, target_offset, nbytes))
+                self.enqueue_copy(Binding(source, source_offset, nbytes), Binding(target, target_offset, nbytes),
+                                  self.stream)
         except RuntimeError as error:
             raise _translate(error) from error
 
-    def enqueue_copy(self, source: Binding, target: Binding) -> None:
+    def enqueue_copy(self, source: Binding, target: Binding, stream: Any) -> None:
         """A copy on the device. Called with the lock held."""
         self.runtime.memcpyAsync(target.buffer.handle.ptr + target.offset, source.buffer.handle.ptr + source.offset,
-                                 target.nbytes, self.runtime.memcpyDeviceToDevice, self.stream.ptr)
+                                 target.nbytes, self.runtime.memcpyDeviceToDevice, stream.ptr)
 
     def memory(self) -> dict[str, int]:
         return {"in_use": self.in_use, "peak": self.peak, "pool": self.pool.free_bytes()}
@@ -299,22 +179,27 @@ class CudaBackend(Backend):
         """A library's program where it does the same as a kernel of ours."""
         if spec.kernel.name != "matmul" or not Matmul.takes(spec):
             return None
-        if self._cublas is None:
-            self._cublas = Cublas(self.cupy, self.stream, self)
-        return Matmul(self._cublas, self, spec)
+        self.cublas(self.stream)  # where it cannot be loaded, this says so
+        return Matmul(self.cublas, self, spec)
+
+    def cublas(self, stream: Any) -> Cublas:
+        """cuBLAS for one stream: products that run side by side must not share a workspace."""
+        if stream not in self._cublas:
+            self._cublas[stream] = Cublas(self.cupy, stream, self)
+        return self._cublas[stream]
 
     def launch(self, program: Any, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
         with self._lock:
             try:
                 if self._clock is None:
-                    program.launch(bindings, params, groups)
+                    program.launch(bindings, params, groups, self.stream)
                 else:
-                    self._clock.time(lambda: program.launch(bindings, params, groups))
+                    self._clock.time(lambda: program.launch(bindings, params, groups, self.stream))
             except RuntimeError as error:
                 raise _translate(error) from error
 
     def freeze(self, launches: Sequence[Frozen]) -> Replay:
-        """One CUDA graph of all launches."""
+        """One CUDA graph of all launches, with a branch where they need not wait for one another."""
         try:
             with self._lock:
                 graph = Graph(self, launches) if launches else None
@@ -329,7 +214,7 @@ class CudaBackend(Backend):
                     if graph is not None:
                         graph()
                     for pair in copies:
-                        self.enqueue_copy(*pair)
+                        self.enqueue_copy(*pair, self.stream)
             except RuntimeError as error:
                 raise _translate(error) from error
         return replay
@@ -358,21 +243,21 @@ class _Program:
     def __init__(self, backend: CudaBackend, spec: Spec, function: int, shared: int) -> None:
         count = len(spec.kernel.args)
         self.function, self.block, self.shared = function, spec.block, shared
-        self.enqueue, self.stream = backend.driver.launchKernel, backend.stream.ptr
+        self.enqueue = backend.driver.launchKernel
         self.addresses = (ctypes.c_uint64 * count)()
         self.fields = ctypes.create_string_buffer(spec.struct.itemsize)
         each = [ctypes.addressof(self.addresses) + 8 * i for i in range(count)]
         self.pointers = (ctypes.c_void_p * (count + 1))(*each, ctypes.addressof(self.fields))
         self.arguments = ctypes.addressof(self.pointers)
 
-    def prepare(self, params: bytes) -> None:
+    def prepare(self, params: bytes, stream: Any) -> None:
         """Nothing: all that a launch needs is its buffers."""
 
-    def launch(self, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
+    def launch(self, bindings: Sequence[Binding], params: bytes, groups: int, stream: Any) -> None:
         for index, bound in enumerate(bindings):
             self.addresses[index] = bound.buffer.handle.ptr + bound.offset
         ctypes.memmove(self.fields, params, len(params))
-        self.enqueue(self.function, groups, 1, 1, self.block, 1, 1, self.shared, self.stream, self.arguments, 0)
+        self.enqueue(self.function, groups, 1, 1, self.block, 1, 1, self.shared, stream.ptr, self.arguments, 0)
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from ..array import Array
 from ..backends.base import Binding, Buffer, Frozen
 from ..dtypes import DType
 from ..random import Generator, default_generator
+from .branches import needs
 from .classes import bytes_by_class
 from .costs import operations
 from .fuse import fused
@@ -102,8 +103,11 @@ class Program:
         last: dict[int, list[Buffer]] = {}
         for one in self.temporaries:
             last.setdefault(one.last, []).append(self._moved[one.number][0])
-        return [Frozen(item.program, [self._binding(p) for p in item.places], item.params, item.groups,
-                       last.get(index, ())) for index, item in enumerate(self.items)]
+        bound = [[self._binding(p) for p in item.places] for item in self.items]
+        waits = needs([[(b, access != "read") for b, (_, access) in zip(own, item.accesses(), strict=True)]
+                       for own, item in zip(bound, self.items, strict=True)])
+        return [Frozen(item.program, bound[index], item.params, item.groups, last.get(index, ()), waits[index])
+                for index, item in enumerate(self.items)]
 
     # ---- replay ----
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from dualml import dtypes
 from dualml.backends.base import Backend, Binding, Buffer
-from dualml.backends.cuda import inline_headers
+from dualml.backends.nvrtc import inline_headers
 from dualml.backends.sources import cuda_source
 from dualml.errors import BackendError, KernelError, OutOfMemoryError
 from dualml.kernel import DeviceInfo, Spec
