@@ -67,8 +67,7 @@ class Frozen:
         self.after = after
 
 
-Copies = Sequence[tuple[Binding, Binding]]  # sources and targets
-Replay = Callable[[Copies], None]
+Replay = Callable[[Sequence[Binding]], list[Buffer]]  # of what is returned, into buffers of their own
 
 
 class Backend(ABC):
@@ -125,16 +124,23 @@ class Backend(ABC):
 
     def freeze(self, launches: Sequence[Frozen]) -> Replay:
         """A function that enqueues the launches, in order, or such that each follows those it is `after`, each time it
-        is called, and then the copies it is given."""
-        def replay(copies: Copies = ()) -> None:
+        is called. It gives copies of the stretches that it is called with, which are the same each time."""
+        def replay(outputs: Sequence[Binding] = ()) -> list[Buffer]:
             for one in launches:
                 if one.program is None:
                     self.copy_bound(*one.bindings)
                 else:
                     self.launch(one.program, one.bindings, one.params, one.groups)
-            for pair in copies:
-                self.copy_bound(*pair)
+            return self.copies(outputs)
         return replay
+
+    def copies(self, stretches: Sequence[Binding]) -> list[Buffer]:
+        """Copies in buffers of their own."""
+        made = [self.alloc(source.nbytes) for source in stretches]
+        for source, buffer in zip(stretches, made, strict=True):
+            if source.nbytes:
+                self.copy_bound(source, Binding(buffer, 0, source.nbytes))
+        return made
 
     def copy_bound(self, source: Binding, target: Binding) -> None:
         """A copy of the target's size."""

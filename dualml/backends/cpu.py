@@ -15,7 +15,7 @@ from .. import dtypes
 from ..dtypes import DType
 from ..errors import OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
-from .base import Backend, Binding, Buffer, Copies, Frozen, Replay
+from .base import Backend, Binding, Buffer, Frozen, Replay
 from .blas import Threads
 from .malloc import keep_freed_memory
 
@@ -98,7 +98,7 @@ class CpuBackend(Backend):
         program(self, bindings, params)
 
     def freeze(self, launches: Sequence[Frozen]) -> Replay:
-        def replay(copies: Copies = ()) -> None:
+        def replay(outputs: Sequence[Binding] = ()) -> list[Buffer]:
             for one in launches:
                 if one.program is None:
                     self.copy_bound(*one.bindings)
@@ -106,8 +106,7 @@ class CpuBackend(Backend):
                     self.launch(one.program, one.bindings, one.params, one.groups)
                 for buffer in one.released:
                     buffer.handle.array = None
-            for pair in copies:
-                self.copy_bound(*pair)
+            return self.copies(outputs)
         return replay
 
     def synchronize(self) -> None:

@@ -21,14 +21,15 @@ from .. import dtypes
 from ..errors import BackendError, DeviceLostError, OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
 from .assembly import ptx, show
-from .base import Backend, Binding, Buffer, Copies, Frozen, Replay
+from .base import Backend, Binding, Buffer, Frozen, Replay
 from .cublas import Cublas, Matmul
 from .cuda_graph import Clock, Graph
 from .nvrtc import Compiler, dynamic_shared, inline_headers
 from .sources import cuda_source
 
-_STATIC_SHARED = 48 << 10  # above this a kernel must be allowed to use more
+_PLENTY_SHARED = 16 << 10  # from here on a kernel asks for a large share of shared memory, and for leave to use it
 _STAGING = 64 << 20        # bytes of host memory that writes under way may hold
+_MAX_DYNAMIC_SHARED, _CARVEOUT = 8, 9  # CUfunction_attribute; the latter in percent
 _OUT_OF_MEMORY = 2
 # After these the process's context is unusable (CUDA runtime API, cudaError: "the process must be terminated").
 _FATAL = {4, 46, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999}
@@ -48,7 +49,8 @@ class CudaBackend(Backend):
         self.cupy = cupy = _import_cupy()
         self.runtime, self.driver = cupy.cuda.runtime, cupy.cuda.driver
         try:
-            properties = self.runtime.getDeviceProperties(self.runtime.getDevice())
+            self._ordinal = self.runtime.getDevice()
+            properties = self.runtime.getDeviceProperties(self._ordinal)
             self.stream = cupy.cuda.Stream(non_blocking=True)
             self.lanes = [self.stream]  # and others, that captured steps are recorded on
             memory = self.runtime.memGetInfo()[1]
@@ -62,13 +64,23 @@ class CudaBackend(Backend):
         self.device = DeviceInfo("cuda", properties["name"].decode(), f"CUDA {version // 1000}.{version % 1000 // 10}",
                                  subgroup_size=32, limits=limits, arch=arch)
         self.pool = cupy.cuda.MemoryPool()
-        self._compiler = Compiler(cupy, arch)
+        self._compiler = Compiler.of(cupy, arch)
         self._staged: deque[tuple[Any, Any, int]] = deque()  # event, host memory, bytes of writes under way
         self._staged_bytes = 0
         self._lock = threading.RLock()  # launches of a program share memory, and a graph records all that is enqueued
         self._cublas: dict[Any, Cublas] = {}  # by stream
         self._clock: Clock | None = None
+        self._thread = threading.local()
         self.in_use = self.peak = 0
+
+    def _enter(self) -> None:
+        """Before the driver is called: to a thread that has not chosen a device it answers that there is none."""
+        if not hasattr(self._thread, "chosen"):
+            try:
+                self.runtime.setDevice(self._ordinal)
+            except RuntimeError as error:
+                raise _translate(error) from error
+            self._thread.chosen = True
 
     @property
     def own_products(self) -> bool:
@@ -77,6 +89,7 @@ class CudaBackend(Backend):
     # ---- memory ----
 
     def alloc(self, nbytes: int) -> Buffer:
+        self._enter()
         try:
             handle = self.pool.malloc(max(nbytes, 1))
         except self.cupy.cuda.memory.OutOfMemoryError as error:
@@ -96,19 +109,25 @@ class CudaBackend(Backend):
         """Through pinned memory, so that the caller may change the data and need not wait for the device."""
         if not data.nbytes:
             return
+        self._enter()
         try:
-            self._await_staged(data.nbytes)
-            host = self.cupy.cuda.alloc_pinned_memory(data.nbytes)
-            ctypes.memmove(host.ptr, data.ctypes.data, data.nbytes)
-            event = self.cupy.cuda.Event(disable_timing=True)
             with self._lock:
+                self._await_staged(data.nbytes)
+                host = self.cupy.cuda.alloc_pinned_memory(data.nbytes)
+                ctypes.memmove(host.ptr, data.ctypes.data, data.nbytes)
                 self.runtime.memcpyAsync(buffer.handle.ptr + offset, host.ptr, data.nbytes,
                                          self.runtime.memcpyHostToDevice, self.stream.ptr)
-                event.record(self.stream)
+                self._staged.append((self._mark(), host, data.nbytes))
+                self._staged_bytes += data.nbytes
         except RuntimeError as error:
             raise _translate(error) from error
-        self._staged.append((event, host, data.nbytes))
-        self._staged_bytes += data.nbytes
+
+    def _mark(self) -> Any:
+        """An event after all that was enqueued. Called with the lock held; may be waited for without it, unlike the
+        stream, on which another thread may then be recording a graph."""
+        event = self.cupy.cuda.Event(disable_timing=True)
+        event.record(self.stream)
+        return event
 
     def _await_staged(self, nbytes: int) -> None:
         """Lets go of host memory whose write is done; waits for the oldest where too much is held."""
@@ -122,23 +141,26 @@ class CudaBackend(Backend):
             self._staged_bytes -= held
 
     def read(self, buffer: Buffer, offset: int, dtype: np.dtype, count: int) -> np.ndarray:
+        self._enter()
         host = np.empty(count, dtype)
         try:
             with self._lock:
                 if count:
                     self.runtime.memcpyAsync(host.ctypes.data, buffer.handle.ptr + offset, host.nbytes,
                                              self.runtime.memcpyDeviceToHost, self.stream.ptr)
-            self.stream.synchronize()
+                event = self._mark()
+            event.synchronize()
         except RuntimeError as error:
             raise _translate(error) from error
         return host
 
     def view(self, buffer: Buffer, offset: int, dtype: np.dtype, count: int) -> Any:
         """The memory itself as a CuPy array. It is written on our stream: whoever reads it waits for that."""
-        self.stream.synchronize()
+        self.synchronize()
         return self.cupy.ndarray((count,), dtype, buffer.handle + offset)
 
     def copy(self, source: Buffer, source_offset: int, target: Buffer, target_offset: int, nbytes: int) -> None:
+        self._enter()
         try:
             with self._lock:
                 self.enqueue_copy(Binding(source, source_offset, nbytes), Binding(target, target_offset, nbytes),
@@ -156,21 +178,27 @@ class CudaBackend(Backend):
 
     def trim(self) -> None:
         """Gives pooled memory back to the driver."""
+        self._enter()
         self.pool.free_all_blocks()
 
     # ---- programs ----
 
     def build(self, spec: Spec) -> Any:
+        self._enter()
         if self.vendor and (program := self._vendor_program(spec)):
             return program
         source = inline_headers(cuda_source(spec, self.device))
-        show(source, lambda: ptx(self._compiler.nvrtc, source, self._compiler.options))
+        show(source, lambda: ptx(self._compiler.nvrtc, source, self._compiler.options_of(spec)))
         image = self._compiler.compile(spec, source)
         try:
-            driver, shared = self.driver, dynamic_shared(source)
-            function = driver.moduleGetFunction(driver.moduleLoadData(image), spec.kernel.name)
-            if shared > _STATIC_SHARED:
-                driver.funcSetAttribute(function, driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared)
+            try:
+                module = self.driver.moduleLoadData(image)
+            except RuntimeError:  # whole, as its hash says, and yet not what this driver takes: perhaps another's
+                module = self.driver.moduleLoadData(self._compiler.compile(spec, source, anew=True))
+            function, shared = self.driver.moduleGetFunction(module, spec.kernel.name), dynamic_shared(source)
+            if shared > _PLENTY_SHARED:
+                self.driver.funcSetAttribute(function, _MAX_DYNAMIC_SHARED, shared)
+                self.driver.funcSetAttribute(function, _CARVEOUT, 100)  # or the driver's guess may be one block's worth
             return _Program(self, spec, function, shared)
         except RuntimeError as error:
             raise _translate(error) from error
@@ -184,11 +212,13 @@ class CudaBackend(Backend):
 
     def cublas(self, stream: Any) -> Cublas:
         """cuBLAS for one stream: products that run side by side must not share a workspace."""
-        if stream not in self._cublas:
-            self._cublas[stream] = Cublas(self.cupy, stream, self)
-        return self._cublas[stream]
+        with self._lock:
+            if stream not in self._cublas:
+                self._cublas[stream] = Cublas(self.cupy, stream, self)
+            return self._cublas[stream]
 
     def launch(self, program: Any, bindings: Sequence[Binding], params: bytes, groups: int) -> None:
+        self._enter()
         with self._lock:
             try:
                 if self._clock is None:
@@ -200,6 +230,7 @@ class CudaBackend(Backend):
 
     def freeze(self, launches: Sequence[Frozen]) -> Replay:
         """One CUDA graph of all launches, with a branch where they need not wait for one another."""
+        self._enter()
         try:
             with self._lock:
                 graph = Graph(self, launches) if launches else None
@@ -208,13 +239,13 @@ class CudaBackend(Backend):
             raise type(found)(f"[cuda] {len(launches)} launches could not be recorded as a CUDA graph: {found} Run "
                               "the step without dm.capture, and tell us what it does.") from error
 
-        def replay(copies: Copies = ()) -> None:
+        def replay(outputs: Sequence[Binding] = ()) -> list[Buffer]:
+            self._enter()
             try:
                 with self._lock:
                     if graph is not None:
                         graph()
-                    for pair in copies:
-                        self.enqueue_copy(*pair, self.stream)
+                    return self.copies(outputs)
             except RuntimeError as error:
                 raise _translate(error) from error
         return replay
@@ -224,6 +255,7 @@ class CudaBackend(Backend):
         return True
 
     def end_timing(self) -> list[float]:
+        self._enter()
         clock, self._clock = self._clock, None
         try:
             return clock.seconds() if clock else []
@@ -231,8 +263,11 @@ class CudaBackend(Backend):
             raise _translate(error) from error
 
     def synchronize(self) -> None:
+        self._enter()
         try:
-            self.stream.synchronize()
+            with self._lock:
+                event = self._mark()
+            event.synchronize()
         except RuntimeError as error:
             raise _translate(error) from error
 

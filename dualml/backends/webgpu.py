@@ -20,7 +20,7 @@ from ..config import config
 from ..errors import BackendError, DeviceLostError, KernelError, LimitError, OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
 from .assembly import show, spirv
-from .base import Backend, Binding, Buffer, Copies, Frozen, Replay
+from .base import Backend, Binding, Buffer, Frozen, Replay
 from .sources import wgsl_source
 from .webgpu_clock import Clock
 from .webgpu_replay import SLOT, Encoded
@@ -255,11 +255,12 @@ class WebGpuBackend(Backend):
     def freeze(self, launches: Sequence[Frozen]) -> Replay:
         frozen = self._guard(Encoded, self, launches, _wgpu().BufferUsage.UNIFORM)
 
-        def replay(copies: Copies = ()) -> None:
+        def replay(outputs: Sequence[Binding] = ()) -> list[Buffer]:
             with self._lock:
                 self._flush()
-                self._guard(frozen, copies)
+                made: list[Buffer] = self._guard(frozen, outputs)
                 self.submits += 1
+                return made
         return replay
 
     def folded(self, groups: int) -> tuple[int, int]:

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .base import Binding, Copies, Frozen
+from .base import Binding, Buffer, Frozen
 
 if TYPE_CHECKING:
     from .webgpu import WebGpuBackend
 
 AHEAD = 16  # replays encoded at once: the first finds cold caches, the others warm ones
+HELD = 1 << 20  # bytes that results of replays to come may take meanwhile
 SLOT = 256  # bytes of a launch's parameters, the alignment of dynamic offsets
 
 
@@ -29,7 +30,7 @@ class Encoded:
             params[index * SLOT:index * SLOT + len(one.params)] = one.params
         self._uniforms = backend.gpu.create_buffer_with_data(data=params, usage=usage)
         self._groups: list[Any] = []
-        self._ready: list[Any] = []  # command buffers, each for one replay
+        self._ready: list[tuple[Any, list[Buffer]]] = []  # command buffers with what they copy results to
         self._passes: list[list[tuple[Any, ...]] | Frozen] = []
         for index, one in enumerate(self.launches):
             if one.program is None:
@@ -44,25 +45,26 @@ class Encoded:
             assert isinstance(dispatches, list)
             dispatches.append((one.program.pipeline._internal, group._internal, offsets, *backend.folded(one.groups)))
 
-    def __call__(self, copies: Copies) -> None:
+    def __call__(self, outputs: Sequence[Binding]) -> list[Buffer]:
         if not self._ready:
-            self._ready = [self._commands() for _ in range(AHEAD)]
-        commands = [self._ready.pop()]
-        if copies:
-            encoder = self.backend.gpu.create_command_encoder()
-            for pair in copies:
-                self._copy(encoder, *pair)
-            commands.append(encoder.finish())
-        self.backend.gpu.queue.submit(commands)
+            size = sum(source.nbytes for source in outputs)
+            self._ready = [self._commands(outputs) for _ in range(max(1, min(AHEAD, HELD // max(1, size))))]
+        commands, made = self._ready.pop()
+        self.backend.gpu.queue.submit([commands])
+        return made
 
-    def _commands(self) -> Any:
+    def _commands(self, outputs: Sequence[Binding]) -> tuple[Any, list[Buffer]]:
+        made = [self.backend.alloc(source.nbytes) for source in outputs]
         encoder = self.backend.gpu.create_command_encoder()
         for part in self._passes:
             if isinstance(part, Frozen):
                 self._copy(encoder, *part.bindings)
             else:
                 self._encode(encoder, part)
-        return encoder.finish()
+        for source, buffer in zip(outputs, made, strict=True):
+            if source.nbytes:
+                self._copy(encoder, source, Binding(buffer, 0, source.nbytes))
+        return encoder.finish(), made
 
     @staticmethod
     def _copy(encoder: Any, source: Binding, target: Binding) -> None:

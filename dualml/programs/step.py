@@ -9,7 +9,6 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 import numpy as np
 
 from .. import runtime
-from ..array import empty
 from ..backends.base import Backend
 from ..creation import check_range, tensor
 from ..errors import CaptureError
@@ -87,9 +86,7 @@ class Kept:
         self.program, self.structure = program, structure
 
     def __call__(self, arguments: list[Any]) -> Any:
-        results = [empty(a.shape, a.dtype, a.backend) for a in self.program.outputs]
-        self.program.replay(arguments, results)
-        return _rebuild(self.structure, [Tensor(a) for a in results])
+        return _rebuild(self.structure, [Tensor(a) for a in self.program.replay(arguments)])
 
 
 class Captured(Generic[P, R]):
