@@ -16,6 +16,7 @@ from .errors import BackendError, GradientError, not_a_tensor
 from .ops.accumulate import add_into
 from .ops.base import Op
 from .ops.elementwise import evaluate
+from .runtime import recorded_by
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -120,17 +121,18 @@ def lies_in(array: Array, slot: Array | None) -> bool:
 
 
 def lend_slot(leaf: Tensor, slot: Array) -> None:
-    """Makes the slot the leaf's gradient, by an Array of its own that _free_slot finds again."""
+    """Makes the slot the leaf's gradient, by an Array of its own that free_slot finds again."""
     from .tensor import Tensor
     lent = slot.slot(0, slot.shape)
     leaf.grad, leaf._lent = Tensor(lent), weakref.ref(lent)
 
 
-def _free_slot(leaf: Tensor) -> Array | None:
+def free_slot(leaf: Tensor) -> Array | None:
     """The optimizer's slot, about to be overwritten. A former gradient that is still held gets memory of its own."""
     former = leaf._lent() if leaf._lent is not None else None
     if former is not None and lies_in(former, leaf._slot):
-        apart = former.copy()
+        with recorded_by(None):  # a replay has other holders to think of, or none
+            apart = former.copy()
         former.buffer, former.offset = apart.buffer, apart.offset
     return leaf._slot
 
@@ -147,7 +149,7 @@ def accumulate_leaf(leaf: Tensor, gradient: Array, shared: bool = True) -> None:
             leaf.grad = Tensor(gradient.copy() if shared else gradient)
             return
         if not lies_in(gradient, slot):
-            _free_slot(leaf)
+            free_slot(leaf)
             fill_slot(slot, gradient)
         lend_slot(leaf, slot)
     elif slot is not None and lies_in(present._array, slot):
@@ -192,7 +194,7 @@ class _Walk:
         for edge in node.edges:
             leaf = edge if edge is not None and not isinstance(edge, tuple) else None
             usable = leaf is not None and leaf._slot is not None and leaf.grad is None and id(leaf) not in seen
-            free.append(_free_slot(leaf) if usable and leaf is not None and self.wanted is None else None)
+            free.append(free_slot(leaf) if usable and leaf is not None and self.wanted is None else None)
             seen.add(id(leaf))
         return tuple(free)
 

@@ -1,4 +1,4 @@
-"""Every op's cases, forward and backward: a replay, fused or not, has the bits of a call."""
+"""Every op's cases, forward and backward, in each dtype: a replay, fused or not, has the bits of a call."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 import dualml as dm
+from dualml import runtime
+from dualml.dtypes import DType, as_dtype, float32
 from dualml.ops.base import Case
 from dualml.tape import apply, backward
-from tests.parity.outcomes import TESTED_OPS, cases_of
+from tests.parity.modes import PRESENT
+from tests.parity.outcomes import TESTED_OPS, cases_of, of_16_bits, rounded
+
+HALVES = [(name, short) for name in PRESENT for short in ("float16", "bfloat16")
+          if as_dtype(short) in runtime.get(name).dtypes]
 
 
 def _twisted(x: np.ndarray) -> np.ndarray:
@@ -26,7 +32,7 @@ def _tensors(inputs: list[np.ndarray | None]) -> list[dm.Tensor | None]:
     return [None if x is None else dm.tensor(x) for x in inputs]
 
 
-def _check(name: str, case: Case) -> None:
+def _check(name: str, case: Case, dtype: DType = float32) -> None:
     def work(*tensors: dm.Tensor | None) -> Any:
         leaves = [t.detach().requires_grad_() if t is not None and t.dtype.is_floating_point and case.differentiable
                   else t for t in tensors]
@@ -38,7 +44,7 @@ def _check(name: str, case: Case) -> None:
         found = backward(outputs, [o.detach() * 2 + 1 for o in outputs], wanted=wanted)
         return made, tuple(dm.Tensor(g) for g in found if g is not None)
 
-    inputs = [x.astype(np.float32) if x is not None and x.dtype.kind == "f" else x for x in case.inputs]
+    inputs = [rounded(x, dtype, dtype) for x in case.inputs]
     others = [None if x is None else _twisted(x) for x in inputs]
     dm.manual_seed(2)
     work(*_tensors(inputs)), work(*_tensors(inputs))
@@ -51,10 +57,17 @@ def _check(name: str, case: Case) -> None:
         replayed = _arrays(captured(*_tensors(others)))
         assert captured.programs, f"{name}, {case.name} was not captured"
         for one, other in zip(eager, replayed, strict=True):
-            assert one.tobytes() == other.tobytes(), f"{name}, {case.name}, {fusion=}"
+            assert one.tobytes() == other.tobytes(), f"{name}, {case.name}, {dtype.name}, {fusion=}"
 
 
 @pytest.mark.parametrize("name", TESTED_OPS)
 def test_an_op_is_the_same_bit_for_bit(name: str, backend: str) -> None:
     for case in cases_of(name):
         _check(name, case)
+
+
+@pytest.mark.parametrize(("backend", "short"), HALVES, indirect=["backend"])
+@pytest.mark.parametrize("name", TESTED_OPS)
+def test_an_op_is_the_same_in_16_bits(name: str, short: str, backend: str) -> None:
+    for index in of_16_bits(cases_of(name), short):
+        _check(name, cases_of(name)[index], as_dtype(short))

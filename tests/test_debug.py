@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import subprocess
@@ -14,11 +15,16 @@ import pytest
 
 import dualml as dm
 from dualml import nn, optim, runtime
-from dualml.backends import assembly
+from dualml.array import from_numpy, run
+from dualml.backends import assembly, cuda, nvrtc as compiling
+from dualml.config import config
 from dualml.debug import Check
 from dualml.errors import KernelError
 from dualml.kernel import KERNELS
-from tests.parity.modes import PRESENT
+from dualml.ops.softmax import softmax_forward
+from tests.cupy_stand_in import put_in_place
+from tests.parity.modes import PRESENT, REQUIRED
+from tests.test_nvrtc import nvrtc
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
@@ -90,6 +96,76 @@ def test_ptx_is_by_nvrtc() -> None:
     assert assembly.ptx(nvrtc, "", ("--gpu-architecture=sm_90a", "--std=c++17")) == ".version 8.0"
     assert nvrtc.told == ("--gpu-architecture=compute_90a", "--std=c++17")
     assert nvrtc.alive == 0
+
+
+class RealNvrtc:
+    """NVIDIA's library under CuPy's names."""
+
+    class NVRTCError(RuntimeError): ...
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+
+    def _call(self, name: str, *given: Any) -> None:
+        status = getattr(self.library, f"nvrtc{name}")(*given)
+        if status:
+            raise self.NVRTCError(f"{name} failed ({status})")
+
+    def _text(self, name: str, program: Any) -> bytes:
+        size = ctypes.c_size_t()
+        self._call(f"Get{name}Size", program, ctypes.byref(size))
+        text = ctypes.create_string_buffer(size.value)
+        self._call(f"Get{name}", program, text)
+        return text.raw[:size.value]
+
+    def getVersion(self) -> tuple[int, int]:
+        return 13, 0
+
+    def getSupportedArchs(self) -> list[int]:
+        return [80, 90]
+
+    def createProgram(self, source: str, name: str, headers: Any, names: Any) -> ctypes.c_void_p:
+        program = ctypes.c_void_p()
+        self._call("CreateProgram", ctypes.byref(program), source.encode(), name.encode(), 0, None, None)
+        return program
+
+    def compileProgram(self, program: Any, options: tuple[str, ...]) -> None:
+        self._call("CompileProgram", program, len(options),
+                   (ctypes.c_char_p * len(options))(*[o.encode() for o in options]))
+
+    def getPTX(self, program: Any) -> bytes:
+        return self._text("PTX", program).rstrip(b"\0")
+
+    def getCUBIN(self, program: Any) -> bytes:
+        return self._text("CUBIN", program)
+
+    def getProgramLog(self, program: Any) -> str:
+        return self._text("ProgramLog", program).decode()
+
+    def destroyProgram(self, program: Any) -> None:
+        self._call("DestroyProgram", ctypes.byref(program))
+
+
+def test_level_five_shows_the_ptx_of_a_real_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    """The cuda backend builds a kernel by NVIDIA's NVRTC; only the device that would run it is a stand-in."""
+    found = nvrtc()
+    if found is None:
+        (pytest.fail if "nvrtc" in REQUIRED else pytest.skip)("NVRTC's wheels are not installed")
+    device = put_in_place(monkeypatch, tmp_path)
+    device.cuda.nvrtc = RealNvrtc(found[0])
+    monkeypatch.setattr(compiling, "_header_folders", lambda cupy: found[1])
+    for level, source, ptx in ((3, False, False), (4, True, False), (5, True, True)):
+        monkeypatch.setattr(config, "debug", level)
+        monkeypatch.setattr(softmax_forward, "specs", {})
+        backend = cuda.CudaBackend()
+        run(softmax_forward, from_numpy(np.ones((2, 24), np.float32), backend=backend))
+        shown = capsys.readouterr().out
+        assert ('extern "C" __global__' in shown) is source
+        for line in (".target sm_90a", ".visible .entry softmax_forward(", "ex2.approx"):
+            assert (line in shown) is ptx, line
+    broken = assembly.ptx(backend._compiler.nvrtc, "nonsense", backend._compiler.options)
+    assert broken == "// no PTX: CompileProgram failed (6)"
 
 
 @pytest.fixture

@@ -7,16 +7,39 @@ from typing import TYPE_CHECKING, Any
 
 from ..dtypes import DType
 from ..errors import ShapeError
-from ..runtime import relied
+from ..runtime import recorder, relied
 from ..tape import no_grad
 from ..tensor import Tensor
 from .missing import no_attribute
+
+
+class _Told:
+    """An attribute of Tensor that tells a recording of its uses."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.attribute, self.__doc__ = getattr(Tensor, name), Tensor.__slots__[name]
+
+    def __get__(self, parameter: Any, kind: Any = None) -> Any:
+        if parameter is None:
+            return self
+        seen = recorder()
+        if seen is not None:
+            seen.used(parameter, self.attribute, False)
+        return self.attribute.__get__(parameter)
+
+    def __set__(self, parameter: Any, value: Any) -> None:
+        seen = recorder()
+        if seen is not None:
+            seen.used(parameter, self.attribute, True)
+        self.attribute.__set__(parameter, value)
 
 
 class Parameter(Tensor):
     """A leaf tensor that a Module owns and an optimizer changes."""
 
     __slots__ = ()
+    if not TYPE_CHECKING:
+        grad, requires_grad = _Told(), _Told()
 
     def __init__(self, data: Tensor, requires_grad: bool = True) -> None:
         super().__init__(data._array, requires_grad)

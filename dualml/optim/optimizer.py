@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -23,6 +24,11 @@ Groups = Iterable[Parameter] | Iterable[dict[str, Any]]
 def _state_dtype(arena: Arena) -> DType:
     """State is float32 whatever the parameters are, but for float64 ones."""
     return float64 if arena.dtype is float64 else float32
+
+
+def _alike(counts: list[int]) -> tuple[bool, ...]:
+    """Which neighbours have had as many steps."""
+    return tuple([one == two for one, two in itertools.pairwise(counts)])
 
 
 def check_settings(group: dict[str, Any]) -> None:
@@ -101,6 +107,7 @@ class Optimizer:
         for group, arenas in zip(self.param_groups, self.arenas, strict=True):
             relied((id(self), id(group)), partial(self.state_names, group))  # it chooses the kernel
             for arena in arenas:
+                relied((id(self), id(arena)), partial(_alike, self.steps[arena]))  # and how many launches there are
                 state = self._state_of(group, arena)
                 factor = self._unscaled[arena] if scale is None else scale._array.reshape(1)
                 for number, (start, stop, members) in enumerate(arena.stretches(self.steps[arena])):

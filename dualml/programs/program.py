@@ -133,6 +133,7 @@ class Program:
                 own.write(given)
         for action in self.actions:
             action()
+        self.recording.uses.leave()
         if runtime.hooks:  # profiles, traces and checks see launches one by one
             self._through_the_door()
             made = self.backend.copies(self._returned)

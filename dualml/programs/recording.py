@@ -20,6 +20,7 @@ from ..backends.base import Backend, Binding, Buffer
 from ..errors import CaptureError
 from ..kernel import Scalar, Spec
 from .costs import moved
+from .parameters import Uses
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
@@ -89,6 +90,7 @@ class Recording:
         self._acting = False
         self._placed: list[Buffer] = []  # those from outside in which parameters may lie
         self.refreshed: weakref.WeakSet[Buffer] = weakref.WeakSet()  # settings, written by host work
+        self.uses = Uses()
         for index, buffer in enumerate(inputs):
             self.inputs.setdefault(self.number(buffer), index)
 
@@ -176,6 +178,11 @@ class Recording:
         if self.conditions.setdefault(key, (read, value))[1] != value:
             raise CaptureError(f"[capture] {self.name} changes a setting that it works by, such as a module's mode, "
                                f"between two uses ({user_line()}). Change it outside the step.")
+
+    def used(self, owner: Any, attribute: Any, change: bool) -> None:
+        number = self._numbers.get(owner._array.buffer)
+        if not self._acting and (number is None or (number in self.outside and number not in self.inputs)):
+            self.uses.note(owner, attribute, change)
 
     @property
     def stale(self) -> bool:

@@ -120,7 +120,7 @@ class Captured(Generic[P, R]):
                                ) from None
         if runtime.recorder() is not None:  # part of a larger step
             return self.function(*args, **kwargs)
-        kept = next((way for way in ways if way.program.recording.holds()), None)
+        kept = next((way for way in ways if way.program.recording.holds() and way.program.recording.uses.fit()), None)
         if kept is not None:
             result: R = kept([v._array if isinstance(v, Tensor) else check_range(v) for v in leaves])
             return result
@@ -135,10 +135,12 @@ class Captured(Generic[P, R]):
         args, kwargs = _rebuild(structure, given)
         with runtime.recorded_by(recording):
             result: R = self.function(*args, **kwargs)
+        recording.uses.end()
         words = generator.offset
         outputs: list[Tensor] = []
         shape = _flatten(result, outputs)
-        earlier = self._recordings.setdefault(key, [])
+        begun = key, recording.uses.begun
+        earlier = self._recordings.setdefault(begun, [])
         if earlier and not earlier[-1].holds():  # recorded in another mode
             earlier.clear()
         parts = difference(earlier[-1], recording) if earlier else ""
@@ -152,7 +154,7 @@ class Captured(Generic[P, R]):
             program.outputs, program.structure = arrays, shape
             ways = [kept for kept in self._kept.get(key, []) if not kept.program.recording.stale]
             self._kept[key] = [*ways, Kept(program, shape)]
-            del self._recordings[key]
+            del self._recordings[begun]
             backend.trim()  # the temporaries of the recorded calls
         else:
             earlier.append(recording)
