@@ -50,7 +50,7 @@ sanitize: $(TEST)  ## run every CUDA kernel on the CPU under ASan and under TSan
 	$(RUN) -m tests.cuda_on_cpu tsan -m pytest -q -n $(JOBS) --dist loadgroup tests/test_parity.py \
 	    -k "cuda_on_cpu and float32 and test_op"
 
-gpu-check:  ## on a machine with a GPU: real CUDA and Vulkan parity, benchmarks, a table in out/ (offline)
+gpu-check:  ## on a machine with a GPU: real CUDA and Vulkan parity, benchmarks, a table in out/ (offline; ARGS=--help)
 	$(if $(wildcard $(RUN)),$(RUN),python3) benchmarks/gpu_check.py $(ARGS)
 
 clean:  ## remove what was built here, the virtual environment too

@@ -5,17 +5,16 @@
 The sizes are those of the published figures (FlashAttention-2 and 3): 16,384 tokens in all, 2,048 columns, heads of 64
 and 128; forward 4 T T D multiply-adds' operations a head, half of them where causal, backward 2.5 times as many. What
 runs is the kernel that would be chosen, the same source with other tiles, and the plain kernel. PyTorch comes with each
-of its own implementations that takes the sizes. A row tells the median of the rounds; the error is the largest
-difference from the plain kernel's result in float32, over its largest element, at the shortest length.
+of its own implementations that takes the sizes. A row tells the median of the rounds, of device time on both sides
+(device_clock.py); the error is the largest difference from the plain kernel's result in float32, over its largest
+element, at the shortest length. Targets are those of targets.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import statistics
-import time
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -24,14 +23,21 @@ from typing import Any
 
 import numpy as np
 
-from dualml import runtime
-from dualml.array import Array, from_numpy, run
-from dualml.backends.base import Backend
-from dualml.dtypes import as_dtype
-from dualml.kernel import Kernel, Variant
-from dualml.ops.attention import attention_backward, attention_backward_delta, attention_forward
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-Timer = Callable[[int], float]  # seconds of one run, from so many
+from device_clock import Contestant, Form, HostClock, OurClock, TorchClock, compare  # noqa: E402
+from gpu_kernels import where_torch_is  # noqa: E402
+from targets import ATTENTION, table  # noqa: E402
+
+from dualml import runtime  # noqa: E402
+from dualml.array import Array, from_numpy, run  # noqa: E402
+from dualml.backends.base import Backend  # noqa: E402
+from dualml.dtypes import as_dtype  # noqa: E402
+from dualml.kernel import Kernel, Variant  # noqa: E402
+from dualml.ops.attention import attention_backward, attention_backward_delta, attention_forward  # noqa: E402
+from dualml.safe_files import replacing  # noqa: E402
+
 TILES = {  # rows owned, rows that stream past, threads: what registers and shared memory allow, by head size
     ("forward", 64): [(128, 64, 128), (128, 32, 128), (128, 64, 256), (64, 64, 128), (64, 128, 128)],
     ("forward", 128): [(128, 32, 128), (128, 64, 128), (64, 64, 128), (128, 64, 256), (64, 32, 128)],
@@ -46,17 +52,6 @@ def tiled(kernel: Kernel, rows: int, cols: int, block: int) -> Variant:
     """The tensor-core variant in other tiles; one object, as programs are kept by it."""
     first = next(v for v in kernel.variants if v.name == "mma")
     return replace(first, block=block, constants=(("ROWS", rows), ("COLS", cols)), when=lambda device, dims: True)
-
-
-@contextlib.contextmanager
-def only(kernel: Kernel, *variants: Variant) -> Iterator[None]:
-    """With these variants; without any, with the plain kernel."""
-    kept = kernel.variants[:]
-    kernel.variants[:] = variants
-    try:
-        yield
-    finally:
-        kernel.variants[:] = kept
 
 
 class Ours:
@@ -85,36 +80,20 @@ class Ours:
                            **self.places)
         return found
 
-    def timer(self, work: Callable[[], Any]) -> Timer:
-        """By the device's clock where there is one."""
-        def seconds(count: int) -> float:
-            self.backend.synchronize()
-            began = time.perf_counter()
-            clock = self.backend.begin_timing()
-            for _ in range(count):
-                work()
-            found = self.backend.end_timing() if clock else []
-            self.backend.synchronize()
-            return (sum(found) if clock else time.perf_counter() - began) / count
-        return seconds
 
-
-def ours(data: Ours, way: str, size: int) -> Iterator[tuple[str, Timer]]:
+def ours(data: Ours, way: str, size: int, clock: HostClock, tiles: bool) -> Iterator[Contestant]:
     """The chosen kernel and its rivals in this package; the plain one where that is not too slow."""
     work, kernel = getattr(data, way), KERNELS[way]
-    each: list[tuple[int, int, int] | None] = [*TILES[way, size], *([None] if data.scalars["TQ"] <= 2048 else [])]
-    yield "dualml", data.timer(work)
-    for shape in each:
-        chosen = (tiled(kernel, *shape),) if shape else ()
-
-        def timer(count: int, variants: Any = chosen) -> float:
-            with only(kernel, *variants):
-                return data.timer(work)(count)
-        yield ("plain" if shape is None else f"{shape[0]}x{shape[1]} by {shape[2]}"), timer
+    yield Contestant("dualml", clock, work)
+    for rows, cols, block in TILES[way, size] if tiles else ():
+        yield Contestant(f"{rows}x{cols} by {block}", clock, work,
+                         Form(kernel, variants=[tiled(kernel, rows, cols, block)]))
+    if tiles and data.scalars["TQ"] <= 2048:
+        yield Contestant("plain", clock, work, Form(kernel, variants=[]))
 
 
-def torchs(qkv: np.ndarray, dout: np.ndarray, way: str, size: int, causal: bool, where: str, dtype: str) \
-        -> Iterator[tuple[str, Timer]]:
+def torchs(qkv: np.ndarray, dout: np.ndarray, way: str, size: int, causal: bool, clock: HostClock, where: str,
+           dtype: str) -> Iterator[Contestant]:
     """PyTorch's implementations, on tensors [B,H,T,D] that lie so."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -125,26 +104,17 @@ def torchs(qkv: np.ndarray, dout: np.ndarray, way: str, size: int, causal: bool,
     q, k, v = (packed[:, :, i].transpose(1, 2).contiguous().requires_grad_(way == "backward") for i in range(3))
     seed = torch.tensor(dout.astype(np.float32)).to(where, kind).reshape(batch, tokens, heads, size).transpose(1, 2)
     seed = seed.contiguous()
-
-    def wait() -> float:
-        if where == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
     for name in ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION"):
         def forward(name: str = name) -> Any:
             with sdpa_kernel(getattr(SDPBackend, name)):
                 return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        made: list[Any] = []
 
-        def timer(count: int, forward: Callable[[], Any] = forward) -> float:
-            out = forward()
-            began = wait()
-            for _ in range(count):
-                if way == "forward":
-                    out = forward()
-                else:
-                    torch.autograd.grad(out, (q, k, v), seed, retain_graph=True)
-            return (wait() - began) / count
-        yield f"torch {name.lower().replace('_', ' ')}", timer
+        def backward(forward: Callable[[], Any] = forward, made: list[Any] = made) -> Any:
+            if not made:
+                made.append(forward())
+            return torch.autograd.grad(made[0], (q, k, v), seed, retain_graph=True)
+        yield Contestant(f"torch {name.lower().replace('_', ' ')}", clock, forward if way == "forward" else backward)
 
 
 def error_of(data: Ours, way: str) -> float:
@@ -160,46 +130,62 @@ def error_of(data: Ours, way: str) -> float:
     return float(np.abs(got.numpy().astype(np.float32) - exact).max() / np.abs(exact).max())
 
 
-def compare(contenders: list[tuple[str, Timer]], rounds: int, count: int) -> dict[str, float]:
-    """Median seconds of each, taking turns. Who fails is told and left out."""
-    times: dict[str, list[float]] = {}
-    for name, timer in contenders:
-        try:
-            timer(1)  # compiles, and fills caches
-            times[name] = []
-        except Exception as error:
-            print(f"  {name}: {type(error).__name__}: {str(error).splitlines()[0][:160]}", flush=True)
-    for _ in range(rounds):
-        for name, timer in contenders:
-            if name in times:
-                times[name].append(timer(count))
-    return {name: statistics.median(found) for name, found in times.items()}
+class Bench:
+    """One run's clocks and what it found."""
 
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.backend = options, runtime.get(options.backend)
+        size = {"cover_bytes": 1 << 16} if options.tokens < 4096 else {}
+        self.clock: HostClock = OurClock(self.backend, **size)
+        self.torch_clock = TorchClock(options.torch, **size) if options.torch != "none" else None
+        self.rows: list[dict[str, Any]] = []
+        self.targets: list[dict[str, Any]] = []
 
-def measure(backend: Backend, options: argparse.Namespace, tokens: int, size: int,
-            causal: bool) -> list[dict[str, Any]]:
-    """Rows of one size: forward and backward."""
-    batch, heads, rng = max(1, options.tokens // tokens), options.width // size, np.random.default_rng(0)
-    host = as_dtype(options.dtype).host
-    block = rng.standard_normal((1, min(tokens, 1024), 4, heads * size), np.float32).astype(host)
-    many = np.tile(block, (batch, -(-tokens // block.shape[1]), 1, 1))[:, :tokens]
-    qkv, dout = many[:, :, :3].reshape(batch, tokens, -1), np.ascontiguousarray(many[:, :, 3])
-    data, rows = Ours(backend, qkv, dout, size, causal), []
-    for way, factor in (("forward", 4), ("backward", 10)):
-        operations = factor * batch * heads * tokens * tokens * size / (2 if causal else 1)
-        contenders = list(ours(data, way, size))
-        if options.torch:
-            contenders += torchs(qkv, dout, way, size, causal, options.torch, options.dtype)
-        found = compare(contenders, options.rounds, options.count)
-        best = min((s for n, s in found.items() if n.startswith("torch")), default=None)
-        error = error_of(data, way) if tokens == min(options.lengths) else None
+    def measure(self, tokens: int, size: int, causal: bool) -> None:
+        """Rows of one size: forward and backward."""
+        options = self.options
+        batch, heads, rng = max(1, options.tokens // tokens), options.width // size, np.random.default_rng(0)
+        host = as_dtype(options.dtype).host
+        block = rng.standard_normal((1, min(tokens, 1024), 4, heads * size), np.float32).astype(host)
+        many = np.tile(block, (batch, -(-tokens // block.shape[1]), 1, 1))[:, :tokens]
+        qkv, dout = many[:, :, :3].reshape(batch, tokens, -1), np.ascontiguousarray(many[:, :, 3])
+        data = Ours(self.backend, qkv, dout, size, causal)
+        for way, factor in (("forward", 4), ("backward", 10)):
+            operations = factor * batch * heads * tokens * tokens * size / (2 if causal else 1)
+            team = list(ours(data, way, size, self.clock, options.tiles))
+            if self.torch_clock:
+                team += torchs(qkv, dout, way, size, causal, self.torch_clock, options.torch, options.dtype)
+            found = compare(team, options.rounds, options.seconds, options.count)
+            error = error_of(data, way) if tokens == min(options.lengths) else None
+            self.add({"way": way, "head": size, "tokens": tokens, "causal": causal},
+                     {name: sample.seconds for name, sample in found.items()}, operations, error)
+        self.save()
+
+    def add(self, what: dict[str, Any], found: dict[str, float], operations: float, error: float | None) -> None:
+        theirs = {n: s for n, s in found.items() if n.startswith("torch")}
+        best = min(theirs, key=lambda n: theirs[n], default="")
+        target = ATTENTION.get(tuple(what[k] for k in ("way", "head", "causal", "tokens")))
+        rates = {n: operations / s / 1e12 for n, s in found.items()}
         for name, seconds in found.items():
-            row = {"way": way, "head": size, "tokens": tokens, "causal": causal, "name": name, "ms": seconds * 1e3,
-                   "TFLOP/s": operations / seconds / 1e12, "to best torch": best / seconds if best else None,
-                   "error": error if name == "dualml" else None}
-            rows.append(row)
+            row = what | {"name": name, "ms": seconds * 1e3, "TFLOP/s": rates[name],
+                          "to best torch": theirs[best] / seconds if best else None,
+                          "target": f"{target.goal:g}, then {target.later:g}" if target else None,
+                          "error": error if name == "dualml" else None}
+            self.rows.append(row)
             print("  ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()), flush=True)
-    return rows
+        if target:
+            self.targets.append(target.verdict(rates.get("dualml"), rates.get(best), best))
+
+    def save(self) -> None:
+        path = self.options.json
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        device = {"backend": self.backend.name, "device": self.backend.device.name,
+                  "driver": self.backend.device.driver, "dtype": self.options.dtype}
+        with replacing(path, "Name another --json.") as partial:
+            partial.write_text(json.dumps(device | {"rows": self.rows, "targets": self.targets}, indent=1) + "\n",
+                               encoding="utf-8")
 
 
 def main() -> None:
@@ -209,24 +195,24 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 16384], help="tokens of a sequence")
     parser.add_argument("--tokens", type=int, default=16384, help="tokens of all sequences")
     parser.add_argument("--width", type=int, default=2048, help="heads times their size")
+    parser.add_argument("--heads", type=int, nargs="+", default=[64, 128], choices=(64, 128), help="sizes of a head")
+    parser.add_argument("--no-tiles", dest="tiles", action="store_false", help="the chosen kernel and PyTorch's only")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--count", type=int, default=10, help="runs in a round")
-    parser.add_argument("--torch", default=None, help="PyTorch's device; by default cuda where it has one")
-    parser.add_argument("--json", type=Path, help="file for the numbers")
+    parser.add_argument("--seconds", type=float, default=0.02, help="of runs in a round, about")
+    parser.add_argument("--count", type=int, default=20, help="runs in a round, at most")
+    parser.add_argument("--torch", choices=("auto", "cuda", "cpu", "none"), default="auto", help="PyTorch's device")
+    parser.add_argument("--json", type=Path, help="file for the numbers, written after each size")
     options = parser.parse_args()
-    with contextlib.suppress(ImportError):
-        import torch
-        options.torch = options.torch or ("cuda" if torch.cuda.is_available() else None)
-    if options.torch is None:
+    options.torch = where_torch_is(options.torch)
+    if options.torch == "none":
         print("PyTorch with CUDA is not here: dualml alone")
-    backend = runtime.get(options.backend)
-    print(f"{backend.name} on {backend.device.name}, {options.dtype}")
-    rows = [row for size in (64, 128) for causal in (True, False) for tokens in options.lengths
-            for row in measure(backend, options, tokens, size, causal)]
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        device = {"backend": backend.name, "device": backend.device.name, "driver": backend.device.driver}
-        options.json.write_text(json.dumps(device | {"dtype": options.dtype, "rows": rows}, indent=1) + "\n")
+    bench = Bench(options)
+    print(f"{bench.backend.name} on {bench.backend.device.name}, {options.dtype}")
+    for size in options.heads:
+        for causal in (True, False):
+            for tokens in options.lengths:
+                bench.measure(tokens, size, causal)
+    print("\n".join(["", *table(bench.targets)]))
 
 
 if __name__ == "__main__":

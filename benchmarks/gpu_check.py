@@ -1,10 +1,15 @@
 """What only a machine with a GPU can tell, in one run and without a network: `make gpu-check`.
 
-    python benchmarks/gpu_check.py                    parity on real CUDA and Vulkan, then the benchmarks
-    python benchmarks/gpu_check.py --no-benchmarks --jobs 8 --out /tmp/report
+    python benchmarks/gpu_check.py                          parity on real CUDA and Vulkan, then the benchmarks
+    python benchmarks/gpu_check.py --fast --within 540      a first look: the parity suite, some kernels, the step
+    python benchmarks/gpu_check.py --only kernels attention --within 540 --out /tmp/report
+    python benchmarks/gpu_check.py --first speed            benchmarks first
+    python benchmarks/gpu_check.py --list                   the steps' names
 
 It needs what is there already: Python with NumPy, ml_dtypes, jinja2 and pytest; CuPy for CUDA; wgpu and a Vulkan loader
-for WebGPU. The report goes to OUT/report.md and OUT/report.json. Exit status: 0 all passed, 1 something failed,
+for WebGPU. The report goes to OUT/report.md and OUT/report.json, anew after each step, so that a run that is cut off
+leaves what it had. `--within` is for machines where a command may last so long and no longer: each step gets what is
+left, and those that would get less than half a minute are not begun. Exit status: 0 all passed, 1 something failed,
 2 there is no GPU that a backend can use.
 """
 
@@ -12,34 +17,26 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-WORDS = "tests/test_parity.py tests/test_train.py tests/test_random.py tests/test_autograd.py tests/test_nn_torch.py " \
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(HERE), str(ROOT)]
+
+from gpu_report import Step, write  # noqa: E402
+
+PARITY = "tests/test_parity.py"
+WORDS = f"{PARITY} tests/test_train.py tests/test_random.py tests/test_autograd.py tests/test_nn_torch.py " \
         "tests/test_tensor_torch.py tests/test_shapes.py tests/test_strided.py tests/test_capture.py " \
         "tests/test_program_files.py tests/test_memory.py tests/test_no_growth.py tests/test_profile.py"
-
-
-@dataclass
-class Step:
-    """One subprocess of the check. `numbers` is what its --json file said."""
-
-    name: str
-    command: list[str]
-    status: str = "not run"
-    seconds: float = 0.0
-    summary: str = ""
-    numbers: dict[str, Any] = field(default_factory=dict)
+LEAST = 30  # seconds that a step must be given
 
 
 def found_devices(software: bool) -> tuple[dict[str, str], dict[str, str]]:
@@ -61,113 +58,138 @@ def found_devices(software: bool) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def run_step(step: Step, out: Path, env: dict[str, str], limit: float) -> None:
-    """Runs a step, with its output in OUT/<name>.log."""
+    """Runs a step and what it started, with its output in OUT/<name>.log."""
     log, began = out / f"{step.name.replace(' ', '_')}.log", time.perf_counter()
     print(f"{step.name} ...", flush=True)
-    try:
-        with log.open("w", encoding="utf-8") as sink:
-            code = subprocess.run(step.command, cwd=ROOT, env=env, stdout=sink, stderr=subprocess.STDOUT,
-                                  timeout=limit, check=False).returncode
-        step.status = "passed" if code == 0 else "failed"
-    except subprocess.TimeoutExpired:
-        step.status = f"stopped after {limit:.0f} s"
+    if step.file is not None:
+        step.file.unlink(missing_ok=True)  # of an earlier run
+    with log.open("w", encoding="utf-8") as sink:
+        process = subprocess.Popen(step.command, cwd=ROOT, env=env, stdout=sink, stderr=subprocess.STDOUT,
+                                   process_group=0)
+        try:
+            step.status = "passed" if process.wait(timeout=limit) == 0 else "failed"
+        except subprocess.TimeoutExpired:
+            step.status = f"stopped after {limit:.0f} s"
+        finally:
+            if process.poll() is None:  # its workers too: they hold the device
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     step.seconds = time.perf_counter() - began
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    if "--json" in step.command and step.status == "passed":
+    step.read()
+    if step.file is not None and step.status == "passed":
         step.summary = "see below"
     elif lines:
         step.summary = re.sub(r"^=+ | =+$", "", lines[-1].strip())
     print(f"  {step.status} in {step.seconds:.0f} s: {step.summary[:200]}", flush=True)
+    if step.status == "failed":
+        print("\n".join(f"    {line[:200]}" for line in lines[-12:]), flush=True)
+
+
+def tests(backend: str, options: argparse.Namespace) -> Step:
+    """The parity suite and others. Only the plugins that it needs: others of that machine may warn, which is an
+    error here (pytest-benchmark beside xdist does)."""
+    plugins = ["-p", "xdist", "-n", str(options.jobs), "--dist", "loadgroup"] if importlib.util.find_spec("xdist") \
+        else []
+    files = [PARITY] if options.fast else WORDS.split()
+    return Step(f"tests {backend}", [sys.executable, "-m", "pytest", "-q", *plugins, *files, "-k",
+                                     f"{backend} and not cuda_on_cpu", *options.pytest.split()],
+                270 if options.fast else 1500)
+
+
+def script(name: str, label: str, limit: float, options: argparse.Namespace, *words: str) -> Step:
+    file = options.out / f"{label.replace(' ', '_')}.json"
+    return Step(label, [sys.executable, str(HERE / f"{name}.py"), *words, "--json", str(file)], limit)
+
+
+def captured(backend: str, options: argparse.Namespace) -> list[Step]:
+    """The same bits as eager, which is a check too; on CUDA with branches and without."""
+    return [script("captured", f"captured {backend} {size}", 300, options, "--backend", backend, "--config", size)
+            for size in (("small",) if options.fast else ("small", "12m"))]
+
+
+def speed_of_cuda(options: argparse.Namespace) -> list[Step]:
+    """The step beside torch.compile, kernels, attention: the targets."""
+    fast = options.fast
+    step = ["--config", "12m-gpu", "--warm", "--seconds", "1", "--patience", "300"]
+    less = ["--torch-modes", "none,reduce-overhead", "--backends", "cuda,cuda+capture", "--rounds", "3"] if fast else []
+    steps = [script("train_step", "step cuda bfloat16", 540, options, *step, *less, "--precision", "bfloat16"),
+             script("gpu_kernels", "kernels cuda", 540, options, "--fast" if fast else "--variants"),
+             script("attention", "attention cuda", 420, options,
+                    *(("--heads", "64", "--no-tiles", "--rounds", "3") if fast else ())),
+             script("step_kernels", "launches cuda", 180, options)]
+    if not fast:
+        steps.append(script("train_step", "step cuda float32", 540, options, *step, "--precision", "float32"))
+    return steps
+
+
+def speed_of_webgpu(options: argparse.Namespace) -> list[Step]:
+    return [script("matmul", "matmul webgpu", 420, options, "--backend", "webgpu"),
+            script("train_step", "step webgpu", 540, options, "--config", "small" if options.fast else "both",
+                   "--backends", "webgpu,webgpu+capture")]
 
 
 def plan(usable: dict[str, str], options: argparse.Namespace) -> list[Step]:
     """The steps for the backends that are here."""
-    python, out = sys.executable, options.out
     modes = [n for n in usable if options.backend in ("", n)]
-    parallel = ["-n", str(options.jobs), "--dist", "loadgroup"] if importlib.util.find_spec("xdist") else []
-    steps = [Step(f"tests {name}", [python, "-m", "pytest", "-q", *parallel, *WORDS.split(), "-k",
-                                    f"{name} and not cuda_on_cpu", *options.pytest.split()]) for name in modes]
-    steps += [Step(f"captured {name} {size}", [python, str(ROOT / "benchmarks" / "captured.py"), "--backend", name,
-                                               "--config", size, "--json", str(out / f"captured_{name}_{size}.json")])
-              for name in modes for size in ("small", "12m")]  # the same bits as eager, which is a check too
+    checks = [tests(name, options) for name in modes] + [s for name in modes for s in captured(name, options)]
+    speed = []
     if options.benchmarks:
-        if "cuda" in modes:  # only its attention has tensor cores; beside PyTorch's where that is installed
-            steps.append(Step("attention cuda", [python, str(ROOT / "benchmarks" / "attention.py"), "--json",
-                                                 str(out / "attention_cuda.json")]))
-        for name in modes:
-            for script, flags in (("matmul", ["--backend", name]),
-                                  ("train_step", ["--config", "both", "--backends", name])):
-                path = ROOT / "benchmarks" / f"{script}.py"
-                steps.append(Step(f"{script} {name}", [python, str(path), *flags, "--json",
-                                                       str(out / f"{script}_{name}.json")]))
-    return steps
+        speed += speed_of_cuda(options) if "cuda" in modes else []
+        speed += speed_of_webgpu(options) if "webgpu" in modes else []
+    steps = speed + checks if options.first == "speed" else checks + speed
+    return [s for s in steps if not options.only or any(word in s.name for word in options.only)]
 
 
-def parity_rows() -> list[str]:
-    """The worst results of the parity suite on the GPUs."""
-    from tests.parity.report import read_all
-    rows = sorted((r for r in read_all() if r.mode in ("cuda", "webgpu")), key=lambda r: -r.worst)
-    counted = {m: [r for r in rows if r.mode == m] for m in ("cuda", "webgpu")}
-    lines = [f"- {mode}: {len(found)} results, {sum(r.cases for r in found)} cases, {sum(r.failed for r in found)} "
-             f"failures, {sum(bool(r.unsupported) for r in found)} refused" for mode, found in counted.items() if found]
-    lines += ["", "| op | mode | dtype | worst error / allowed | |", "| --- | --- | --- | ---: | --- |"]
-    return lines + [f"| {r.op} | {r.mode} | {r.dtype} | {r.worst:.3g} | {'FAILS' if r.failed else ''} |"
-                    for r in rows if r.failed or r in rows[:12]]
-
-
-def numbers_table(step: Step) -> list[str]:
-    """The figures of a benchmark as a table, whatever its columns are."""
-    rows = step.numbers.get("rows")
-    if rows is None:
-        results = step.numbers.get("results", {})
-        rows = [{"config": config} | row for config, by_name in results.items() for row in by_name.values()]
-    if not rows:
-        return []
-    columns = [k for k in rows[0] if not isinstance(rows[0][k], (dict, list))]
-    text = [[f"{row[c]:.4g}" if isinstance(row.get(c), float) else str(row.get(c)) for c in columns] for row in rows]
-    return ["", f"### {step.name}", "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns),
-            *["| " + " | ".join(line) + " |" for line in text]]
-
-
-def report(usable: dict[str, str], missing: dict[str, str], steps: list[Step]) -> str:
-    lines = ["# GPU check", "", *[f"- {n}: {d}" for n, d in usable.items()],
-             *[f"- without {n}: {r}" for n, r in missing.items()], "",
-             "| step | status | seconds | last line |", "| --- | --- | ---: | --- |",
-             *[f"| {s.name} | {s.status} | {s.seconds:.0f} | {s.summary.replace('|', '/')[:160]} |" for s in steps],
-             "", "## Parity", "", *parity_rows(), "", "## Benchmarks"]
-    return "\n".join(lines + [line for s in steps for line in numbers_table(s)]) + "\n"
+def run_all(steps: list[Step], usable: dict[str, str], missing: dict[str, str], options: argparse.Namespace) -> str:
+    """Returns the report."""
+    began, parity = time.monotonic(), any(s.name.startswith("tests") for s in steps)
+    if parity:
+        shutil.rmtree(ROOT / "out" / "parity", ignore_errors=True)  # what an earlier run found
+    env = os.environ | {"DUALML_REQUIRE": ",".join(usable), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+                        "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(
+                            [str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+    text = ""
+    for step in steps:
+        limit = options.limit or step.limit
+        if options.within:
+            limit = min(limit, options.within - (time.monotonic() - began))
+        if limit >= min(LEAST, options.limit or LEAST):
+            run_step(step, options.out, env, limit)
+        text = write(options.out, usable, missing, steps, parity)
+    return text
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=("", "cuda", "webgpu"), default="", help="one of them only")
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="steps whose name has one of these words")
+    parser.add_argument("--first", choices=("parity", "speed"), default="parity", help="what runs first")
+    parser.add_argument("--fast", action="store_true", help="a first look: fewer tests, sizes and rounds")
+    parser.add_argument("--list", action="store_true", help="name the steps and their limits, run nothing")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "gpu_check", help="folder of the report")
-    parser.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="processes that run tests")
-    parser.add_argument("--limit", type=float, default=1500, help="seconds that one step may take")
+    parser.add_argument("--jobs", type=int, default=min(16, os.cpu_count() or 1), help="processes that run tests")
+    parser.add_argument("--limit", type=float, default=0, help="seconds that one step may take, in place of its own")
+    parser.add_argument("--within", type=float, default=0, help="seconds for all of it")
     parser.add_argument("--pytest", default="", help="more options for pytest")
     parser.add_argument("--software", action="store_true", help="take a CPU driver too, to try this script itself")
     parser.add_argument("--no-benchmarks", dest="benchmarks", action="store_false")
     options = parser.parse_args()
-    usable, missing = found_devices(options.software)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the step at work is ended too
+    options.out = options.out.resolve()  # steps run in the repository
+    usable, missing = ({"cuda": "", "webgpu": ""}, {}) if options.list else found_devices(options.software)
     for reason in missing.values():
         print(f"not here: {reason}")
     if not usable or (options.backend and options.backend not in usable):
         print("gpu-check: no GPU that a backend can use; nothing was checked. `make test` runs without one.")
         return 2
-    options.out.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(ROOT / "out" / "parity", ignore_errors=True)  # what an earlier run found
     steps = plan(usable, options)
-    env = os.environ | {"DUALML_REQUIRE": ",".join(usable), "PYTHONPATH": os.pathsep.join(
-        [str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
-    for step in steps:
-        run_step(step, options.out, env, options.limit)
-        if "--json" in step.command and Path(step.command[-1]).exists():
-            step.numbers = json.loads(Path(step.command[-1]).read_text(encoding="utf-8"))
-    text = report(usable, missing, steps)
-    (options.out / "report.md").write_text(text, encoding="utf-8")
-    found = {"devices": usable, "missing": missing, "steps": [asdict(s) for s in steps]}
-    (options.out / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"\n{text}")
+    if options.list or not steps:
+        print("\n".join(f"{s.name:24s} {s.limit:5.0f} s  {' '.join(s.command[1:])[:160]}" for s in steps)
+              or f"no step has one of {options.only} in its name; --list names them")
+        return 0 if steps else 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(f"\n{run_all(steps, usable, missing, options)}")
     return 0 if all(s.status == "passed" for s in steps) else 1
 
 

@@ -3,14 +3,17 @@
     python benchmarks/kernel_table.py                     the table, as Markdown
     python benchmarks/kernel_table.py --write             puts it into docs/kernels.md
     python benchmarks/kernel_table.py --precision float32 --batch 8 --dropout 0
+    python benchmarks/kernel_table.py --measured out/step_kernels.json --write      beside what step_kernels.py measured
 
 Nothing runs: the step is captured for a device that only notes what it is told, and the kernels are compiled by NVRTC,
-which says how many registers and how much shared memory they take. All of it is counted, not measured.
+which says how many registers and how much shared memory they take. All of it is counted, but for a column of what was
+measured elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 import sys
@@ -19,21 +22,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT)]
+
+import step_kernels  # noqa: E402
 
 import dualml as dm  # noqa: E402
-from dualml import amp, optim, runtime  # noqa: E402
+from dualml import amp, runtime  # noqa: E402
 from dualml.backends.nvrtc import compile_options, dynamic_shared, inline_headers, target_of  # noqa: E402
 from dualml.backends.sources import cuda_source  # noqa: E402
 from dualml.kernel import DeviceInfo, Spec  # noqa: E402
-from dualml.models import GPT  # noqa: E402
 from dualml.programs.recording import Item, Place  # noqa: E402
 from dualml.safe_files import replacing  # noqa: E402
-from dualml.train import recipe  # noqa: E402
-from dualml.train.trainer import make_optimizer  # noqa: E402
 from tests.test_nvrtc import Recorder, compile_unit, nvrtc  # noqa: E402
 
 ARCH, MULTIPROCESSORS = 90, 132
@@ -134,13 +134,7 @@ def rows_of(items: Sequence[Item]) -> list[Row]:
     found: dict[Any, Row] = {}
     for item in items:
         assert item.spec is not None, "a copy has no kernel"
-        d, args = item.dims, item.spec.kernel.args
-        dtypes = [item.spec.dtype(arg) for arg in args]
-        floats = [dtype.short for dtype in dtypes if dtype.is_floating_point] or [dtypes[0].short]
-        name = f"`{item.spec.stem}` {' to '.join(dict.fromkeys((floats[0], floats[-1])))}"
-        if item.name == "matmul":
-            name += f" {d['M']}x{d['K']}x{d['N']}" + "".join(f" {n}" for n in ("ta", "tb") if d[n]) \
-                + (" bias" if d["has_bias"] else "")
+        name = step_kernels.label(item.spec, item.dims)
         found.setdefault((name, item.spec.variant), Row(name, item.spec)).add(item)
     return sorted(found.values(), key=lambda row: -row.floor)
 
@@ -174,47 +168,57 @@ def captured(precision: str, batch: int, dropout: float) -> Any:
     """The program of a training step: forward, backward, clipping, AdamW."""
     runtime.register_backend("noting", __name__, "Noting")
     dm.set_backend("noting")
-    config = recipe("gpt-12m")
-    model = GPT.from_preset("gpt-12m", 4096, dropout=dropout)
-    optimizer, scaler = make_optimizer(model, config), amp.LossScaler(precision, "noting")
-    tokens, targets = (dm.tensor(np.zeros((batch, 256), np.int32)) for _ in range(2))
-
-    def step() -> Any:
-        with amp.autocast(precision):
-            loss = model(tokens, targets)[1]
-        loss.backward(scaler.seed(1))
-        factor, norm = scaler.factor(optim.grad_norm(model.parameters()), config.clip)
-        optimizer.step(factor)
-        optimizer.zero_grad()
-        return loss.detach(), norm
-
-    run = dm.capture(step)
-    for _ in range(2):
-        run()
-    return run.programs[0]
+    return step_kernels.captured(precision, batch, dropout).programs[0]
 
 
-def table(program: Any, precision: str, batch: int, dropout: float) -> list[str]:
+def measured_by(path: Path | None, precision: str, batch: int, dropout: float) -> dict[str, Any]:
+    """What step_kernels.py wrote, if it is of this very step."""
+    if path is None:
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    asked = {"precision": precision, "batch": batch, "dropout": dropout}
+    other = {k: found.get(k) for k, v in asked.items() if found.get(k) != v}
+    if other:
+        raise SystemExit(f"{path} is of another step: it has {other}, this is {asked}.")
+    return found
+
+
+def table(program: Any, precision: str, batch: int, dropout: float, measured: dict[str, Any]) -> list[str]:
     device, rows = runtime.get("noting").device, rows_of(program.items)
+    times = {row["kernel"]: row["us"] for row in measured.get("rows", ())}
+    where = "not yet run on a GPU"
+    if measured:
+        where = f"on {measured['device']} ({measured['driver']}), {measured['date']}"
     lines = [f"Counted, not run: {batch} x 256 = {batch * 256:,} tokens, {precision}, dropout {dropout:g}; forward, "
              f"backward, clipping, AdamW. {program.recorded} launches, {program.launches} after fusion. GB, GFLOP and "
-             "us are sums over a row's launches.", "",
-             "| kernel | launches | GB | GFLOP | floor us | bound | threads | registers | shared KiB | blocks a SM, "
-             "occupancy |", "|---|---:|---:|---:|---:|---|---:|---:|---:|---|"]
+             f"us are sums over a row's launches. Measured: {where}.", "",
+             "| kernel | launches | GB | GFLOP | floor us | measured us | bound | threads | registers | shared KiB | "
+             "blocks a SM, occupancy |", "|---|---:|---:|---:|---:|---:|---|---:|---:|---:|---|"]
     for row in rows:
         registers, shared = resources(row.spec, device)
         blocks, threads = blocks_of(registers, shared, row.spec.block), row.spec.block
         busy = blocks * threads / 32 / WARPS
         few = f"; only {row.groups} in all" if row.groups < MULTIPROCESSORS else ""
         lines.append(f"| {row.name} | {row.launches} | {row.bytes / 1e9:.3f} | {(row.tensor + row.other) / 1e9:.2f} | "
-                     f"{row.floor * 1e6:.1f} | {', '.join(sorted(row.bounds))} | {threads} | {registers} | "
-                     f"{shared / 1024:.3g} | {blocks}, {busy:.0%}{few} |")
+                     f"{row.floor * 1e6:.1f} | {measured_cell(times.get(row.name), row.floor)} | "
+                     f"{', '.join(sorted(row.bounds))} | {threads} | {registers} | {shared / 1024:.3g} | "
+                     f"{blocks}, {busy:.0%}{few} |")
     floor, moved = sum(r.floor for r in rows), sum(r.bytes for r in rows)
     products = sum(r.floor for r in rows if r.tensor)
+    took = [f"Measured: launch by launch {sum(times.values()) / 1e3:.2f} ms, replayed as a graph "
+            f"{measured['step ms']:.2f} ms."] if measured else []
+    unknown = sorted(times.keys() - {row.name for row in rows})
+    took += [f"Measured, but not counted here: {', '.join(unknown)}."] if unknown else []
     return [*lines, f"| **all** | **{program.launches}** | **{moved / 1e9:.2f}** | "
-                    f"**{sum(r.tensor + r.other for r in rows) / 1e9:.0f}** | **{floor * 1e6:.0f}** | | | | | |", "",
+                    f"**{sum(r.tensor + r.other for r in rows) / 1e9:.0f}** | **{floor * 1e6:.0f}** | "
+                    f"{measured_cell(sum(times.values()) or None, floor)} | | | | | |", "",
             f"Products and attention {products * 1e3:.2f} ms, all else {(floor - products) * 1e3:.2f} ms: "
-            f"{floor * 1e3:.2f} ms, {floor / TARGET:.0%} of the {TARGET * 1e3:.1f} ms that are the target."]
+            f"{floor * 1e3:.2f} ms, {floor / TARGET:.0%} of the {TARGET * 1e3:.1f} ms that are the target.", *took]
+
+
+def measured_cell(us: float | None, floor: float) -> str:
+    """Microseconds, and what share of them the floor is."""
+    return "-" if not us else f"{us:.1f} ({floor * 1e6 / us:.0%})"
 
 
 def main() -> None:
@@ -222,10 +226,13 @@ def main() -> None:
     parser.add_argument("--precision", choices=amp.PRECISIONS, default="bfloat16")
     parser.add_argument("--batch", type=int, default=64, help="sequences of 256 tokens")
     parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--measured", type=Path, metavar="FILE", help="of step_kernels.py, for a column of what was "
+                        "measured, with the floor's share of it")
     parser.add_argument("--write", action="store_true", help="replace the table in docs/kernels.md")
     options = parser.parse_args()
-    lines = table(captured(options.precision, options.batch, options.dropout), options.precision, options.batch,
-                  options.dropout)
+    step = options.precision, options.batch, options.dropout
+    measured = measured_by(options.measured, *step)
+    lines = table(captured(*step), *step, measured)
     if not options.write:
         print("\n".join(lines))
         return
