@@ -2,12 +2,17 @@
 // queries of their group of heads streaming past, and make dk and dv.
 constexpr u32 COLS = D > 32 && D <= 64 ? 64 : 32;
 #include "lib/attention.cuh"
+{% if varlen is defined %}
+#define VARLEN
+{% endif %}
+#include "lib/attention_varlen.cuh"
 
 #define ARGUMENTS const F* __restrict__ q, const F* __restrict__ k, const F* __restrict__ v, \
     const F* __restrict__ dout, const float* __restrict__ lse, const float* __restrict__ delta, F* __restrict__ grad, \
-    const Params& p, Tiles& tiles, u32 g
+    PARAMS, Tiles& tiles, u32 g
 
 __device__ __forceinline__ void own_queries(ARGUMENTS) {
+    FIND(false);
     const u32 tx = threadIdx.x % 8, ty = threadIdx.x / 8, count = (p.TQ + ROWS - 1) / ROWS;
     const u32 first = (count - 1 - g % count) * ROWS;  // the tiles that see most keys start first
     const u32 b = g / count / p.H, h = g / count % p.H, key_head = h / (p.H / p.KVH);
@@ -42,6 +47,7 @@ __device__ __forceinline__ void own_queries(ARGUMENTS) {
 }
 
 __device__ __forceinline__ void own_keys(ARGUMENTS) {
+    FIND(true);
     const u32 tx = threadIdx.x % 8, ty = threadIdx.x / 8, count = (p.TK + ROWS - 1) / ROWS;
     const u32 first = g % count * ROWS, b = g / count / p.KVH, key_head = g / count % p.KVH;
     const size_t k_row = (size_t)b * p.k_b + (size_t)key_head * p.k_h;
@@ -79,12 +85,12 @@ __device__ __forceinline__ void own_keys(ARGUMENTS) {
 
 KERNEL {
     __shared__ Tiles tiles;
-    const u32 g = blockIdx.x, query_blocks = p.B * p.H * ((p.TQ + ROWS - 1) / ROWS);
+    const u32 g = blockIdx.x, query_blocks = QUERY_BLOCKS;
     if (g == 0) {  // the gaps before dk and dv
         const size_t dq_end = (size_t)p.B * p.H * p.TQ * D, dk_end = (p.gk_at + (size_t)p.B * p.KVH * p.TK) * D;
         for (size_t e = dq_end + threadIdx.x; e < (size_t)p.gk_at * D; e += BLOCK) grad[e] = F(0.f);
         for (size_t e = dk_end + threadIdx.x; e < (size_t)p.gv_at * D; e += BLOCK) grad[e] = F(0.f);
     }
-    if (g < query_blocks) own_queries(q, k, v, dout, lse, delta, grad, p, tiles, g);
-    else own_keys(q, k, v, dout, lse, delta, grad, p, tiles, g - query_blocks);
+    if (g < query_blocks) own_queries(q, k, v, dout, lse, delta, grad, PASSED, tiles, g);
+    else own_keys(q, k, v, dout, lse, delta, grad, PASSED, tiles, g - query_blocks);
 }

@@ -2,13 +2,18 @@
 // keys, with the queries of their group of heads streaming past, and make dk and dv. Both make s = a xᵀ, ds = a' yᵀ and
 // then sums of ds x (and of s y), where owned a, a' are q, dout or k, v, and streamed x, y are k, v or q, dout.
 #include "lib/attention_mma.cuh"
+{% if varlen is defined %}
+#define VARLEN
+{% endif %}
+#include "lib/attention_varlen.cuh"
 DYNAMIC_SHARED({{ 2 * D * (2 * ROWS + 4 * COLS) + 16 * COLS }})
 
 #define ARGUMENTS const F* __restrict__ q, const F* __restrict__ k, const F* __restrict__ v, \
     const F* __restrict__ dout, const float* __restrict__ lse, const float* __restrict__ delta, F* __restrict__ grad, \
-    const Params& p, u32 g
+    PARAMS, u32 g
 
 template <bool KEYS> __device__ __forceinline__ void own(ARGUMENTS) {
+    FIND(KEYS);
     F *const tile = (F*)dynamic_shared, *const stages = tile + 2 * ROWS * D;
     float* const stats = (float*)(stages + 4 * COLS * D);  // lse and delta of streamed queries, two stages
     const u32 lane = threadIdx.x % 32, mine = threadIdx.x / 32 * OWNED, group = p.H / p.KVH;
@@ -110,12 +115,12 @@ template <bool KEYS> __device__ __forceinline__ void own(ARGUMENTS) {
 }
 
 KERNEL {
-    const u32 g = blockIdx.x, query_blocks = p.B * p.H * ((p.TQ + ROWS - 1) / ROWS);
+    const u32 g = blockIdx.x, query_blocks = QUERY_BLOCKS;
     if (g == 0) {  // the gaps before dk and dv
         const size_t dq_end = (size_t)p.B * p.H * p.TQ * D, dk_end = (p.gk_at + (size_t)p.B * p.KVH * p.TK) * D;
         for (size_t e = dq_end + threadIdx.x; e < (size_t)p.gk_at * D; e += BLOCK) grad[e] = F(0.f);
         for (size_t e = dk_end + threadIdx.x; e < (size_t)p.gv_at * D; e += BLOCK) grad[e] = F(0.f);
     }
-    if (g < query_blocks) own<false>(q, k, v, dout, lse, delta, grad, p, g);
-    else own<true>(q, k, v, dout, lse, delta, grad, p, g - query_blocks);
+    if (g < query_blocks) own<false>(q, k, v, dout, lse, delta, grad, PASSED, g);
+    else own<true>(q, k, v, dout, lse, delta, grad, PASSED, g - query_blocks);
 }

@@ -1,11 +1,18 @@
 // A block owns ROWS queries of a head; tiles of COLS keys and values stream past under an online softmax.
 constexpr u32 COLS = D > 64 ? 32 : 64;
 #include "lib/attention.cuh"
+{% if varlen is defined %}
+#define VARLEN
+{% endif %}
+#include "lib/attention_varlen.cuh"
 
-KERNEL {
-    __shared__ Tiles tiles;
+#define ARGUMENTS const F* __restrict__ q, const F* __restrict__ k, const F* __restrict__ v, F* __restrict__ out, \
+    float* __restrict__ lse, PARAMS, Tiles& tiles, u32 g
+
+__device__ __forceinline__ void own_queries(ARGUMENTS) {
+    FIND(false);
     const u32 tx = threadIdx.x % 8, ty = threadIdx.x / 8;
-    const u32 count = (p.TQ + ROWS - 1) / ROWS, g = blockIdx.x;
+    const u32 count = (p.TQ + ROWS - 1) / ROWS;
     const u32 first = (count - 1 - g % count) * ROWS;  // the tiles that see most keys start first
     const u32 b = g / count / p.H, h = g / count % p.H, key_head = h / (p.H / p.KVH);
     const size_t k_row = (size_t)b * p.k_b + (size_t)key_head * p.k_h, o_row = (size_t)b * p.o_b + (size_t)h * p.o_h;
@@ -54,4 +61,9 @@ KERNEL {
         if (tx == 0 && r < p.TQ) lse[o_row + (size_t)r * p.o_t] = p.TK ? top[i] + logf(total[i]) : 0.f;
     }
     store_rows(out, o_row, p.o_t, first, p.TQ, acc, share);
+}
+
+KERNEL {
+    __shared__ Tiles tiles;
+    own_queries(q, k, v, out, lse, PASSED, tiles, blockIdx.x);
 }

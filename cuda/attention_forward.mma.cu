@@ -1,13 +1,21 @@
 // On tensor cores. A block owns ROWS queries of a head, a warp OWNED of them; tiles of COLS keys and values stream past
 // under an online softmax, the next on its way while one is worked on.
 #include "lib/attention_mma.cuh"
+{% if varlen is defined %}
+#define VARLEN
+{% endif %}
+#include "lib/attention_varlen.cuh"
 DYNAMIC_SHARED({{ 2 * D * (ROWS + 4 * COLS) }})
 
-KERNEL {
+#define ARGUMENTS const F* __restrict__ q, const F* __restrict__ k, const F* __restrict__ v, F* __restrict__ out, \
+    float* __restrict__ lse, PARAMS, u32 g
+
+__device__ __forceinline__ void own_queries(ARGUMENTS) {
+    FIND(false);
     F* const tile = (F*)dynamic_shared;
     F* const stages = tile + ROWS * D;  // two, of keys and values each
     const u32 lane = threadIdx.x % 32, own = threadIdx.x / 32 * OWNED;
-    const u32 count = (p.TQ + ROWS - 1) / ROWS, g = blockIdx.x;
+    const u32 count = (p.TQ + ROWS - 1) / ROWS;
     const u32 first = (count - 1 - g % count) * ROWS;  // the tiles that see most keys start first
     const u32 b = g / count / p.H, h = g / count % p.H, key_head = h / (p.H / p.KVH);
     const size_t k_row = (size_t)b * p.k_b + (size_t)key_head * p.k_h, o_row = (size_t)b * p.o_b + (size_t)h * p.o_h;
@@ -126,4 +134,8 @@ KERNEL {
                 lse[o_row + (size_t)row * p.o_t] = p.TK ? top[t][h] * scale + logf(sum) : 0.f;
         }
     store_rows(out, o_row, p.o_t, first, p.TQ, tile, acc, share);
+}
+
+KERNEL {
+    own_queries(q, k, v, out, lse, PASSED, blockIdx.x);
 }

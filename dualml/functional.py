@@ -10,6 +10,7 @@ from . import dtypes
 from .dims import normal_dim
 from .errors import DTypeError, ShapeError
 from .ops import attention, cross_entropy as ce, dropout as drop, embedding as emb, layout, matmul, norm
+from .ops.attention_varlen import AttentionVarlen, AttentionVarlenQkv
 from .ops.bias_gelu import BiasGelu
 from .ops.gated_unit import GatedUnit
 from .ops.rope import Rope
@@ -252,11 +253,41 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, *, i
     return result
 
 
+def varlen_attn(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, *, is_causal: bool = False,
+                scale: float | None = None, enable_gqa: bool = False) -> Tensor:
+    """Self-attention within each of several sequences that lie one after another, without padding, as
+    torch.nn.attention.varlen and FlashAttention's flash_attn_varlen_func do it.
+
+    Args:
+        query: [T, H, D], the tokens of all sequences; key, value: [T, H or fewer, D] (fewer heads need enable_gqa).
+        cu_seqlens: int32 [sequences + 1]: 0, and where each sequence ends, in rising order. The values stay on the
+            device, so that a captured step may be replayed with others. Tokens after the last end give 0 and get no
+            gradient.
+        scale: 1/sqrt(D) by default.
+    """
+    heads = query.shape[1:2]
+    if key.shape[1:2] != heads and not enable_gqa:
+        raise ShapeError(f"[varlen_attn] key must have as many heads as query, got shapes {key.shape} and "
+                         f"{query.shape}. Pass enable_gqa=True for grouped-query attention.")
+    result: Tensor = apply(AttentionVarlen, query, key, value,
+                           required("varlen_attn", cu_seqlens, "cu_seqlens"), causal=is_causal, scale=scale)
+    return result
+
+
 def attention_qkv(qkv: Tensor, heads: int, kv_heads: int | None = None, causal: bool = True,
-                  scale: float | None = None) -> Tensor:
-    """Attention read in place from packed projections: qkv [B, T, (H + 2 KV) D] -> [B, T, H D]."""
-    result: Tensor = apply(attention.AttentionQkv, qkv, heads=heads, kv_heads=kv_heads or heads, causal=causal,
-                           scale=scale)
+                  scale: float | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+    """Attention read in place from packed projections: qkv [B, T, (H + 2 KV) D] -> [B, T, H D].
+
+    Args:
+        cu_seqlens: where sequences of different lengths begin and end, as in `varlen_attn`. qkv is [T, (H + 2 KV) D]
+            then.
+    """
+    options = {"heads": heads, "kv_heads": kv_heads or heads, "causal": causal, "scale": scale}
+    result: Tensor
+    if cu_seqlens is None:
+        result = apply(attention.AttentionQkv, qkv, **options)
+    else:
+        result = apply(AttentionVarlenQkv, qkv, cu_seqlens, **options)
     return result
 
 

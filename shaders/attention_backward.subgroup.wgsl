@@ -1,16 +1,19 @@
 {% import "lib/attention.subgroup.wgsl" as rows with context %}
+{% import "lib/attention_varlen.wgsl" as varied with context %}
 {% set STEP = rows.STEP %}
 // As attention_backward.wgsl, with RQ queries or RK keys to a lane.
 
 const QUERIES = RQ * BLOCK;
 const KEYS = RK * BLOCK;
 const D4 = D / 4u;
+{{ varied.shared() }}
 
 {% set queries = ("q", "q_row", "p.q_t", "p.TQ") %}
 {% set keys = ("k", "k_row", "p.k_t", "p.TK") %}
 {% set values = ("v", "v_row", "p.k_t", "p.TK") %}
 {% set douts = ("dout", "o_row", "p.o_t", "p.TQ") %}
-fn own_queries(g: u32, t: u32) {
+fn own_queries(id: u32, t: u32) {
+    {{- varied.find("QUERIES", "H") }}
     let tiles = (p.TQ + QUERIES - 1u) / QUERIES;
     let first = (tiles - 1u - g % tiles) * QUERIES;
     let b = g / tiles / p.H;
@@ -44,7 +47,8 @@ fn own_queries(g: u32, t: u32) {
     {{- rows.store(("grad", "q_row", "p.q_t", "p.TQ"), "acc", RQ, "p.scale") }}
 }
 
-fn own_keys(g: u32, t: u32) {
+fn own_keys(id: u32, t: u32) {
+    {{- varied.find("KEYS", "KVH", true) }}
     let tiles = (p.TK + KEYS - 1u) / KEYS;
     let first = g % tiles * KEYS;
     let b = g / tiles / p.KVH;
@@ -85,8 +89,8 @@ fn own_keys(g: u32, t: u32) {
 }
 
 @compute @workgroup_size(BLOCK)
-fn attention_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
-                      @builtin(local_invocation_index) t: u32) {
+fn {{ spec.kernel.name }}(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+                          @builtin(local_invocation_index) t: u32) {
     let g = wid.x + wid.y * nwg.x;
     if (g >= p.groups) { return; }
     if (g == 0u) {  // the gaps before dk and dv
@@ -95,6 +99,6 @@ fn attention_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups
         for (var e = dq_end + t; e < p.gk_at * D4; e += BLOCK) { grad[e] = vecF(0.0); }
         for (var e = dk_end + t; e < p.gv_at * D4; e += BLOCK) { grad[e] = vecF(0.0); }
     }
-    let query_groups = p.B * p.H * ((p.TQ + QUERIES - 1u) / QUERIES);
+    let query_groups = {{ varied.groups("H", "TQ", "QUERIES") }};
     if (g < query_groups) { own_queries(g, t); } else { own_keys(g - query_groups, t); }
 }

@@ -1,13 +1,16 @@
 {% import "lib/attention.wgsl" as tile with context %}
+{% import "lib/attention_varlen.wgsl" as varied with context %}
 // The first workgroups own ROWS queries each, with keys streaming past, and make dq; the others own ROWS keys, with the
 // queries of their group of heads streaming past, and make dk and dv.
 {{ tile.shared() }}
+{{ varied.shared() }}
 
 {% set queries = ("q", "q_row", "p.q_t", "p.TQ") %}
 {% set keys = ("k", "k_row", "p.k_t", "p.TK") %}
 {% set values = ("v", "v_row", "p.k_t", "p.TK") %}
 {% set douts = ("dout", "o_row", "p.o_t", "p.TQ") %}
-fn own_queries(g: u32, t: u32) {
+fn own_queries(id: u32, t: u32) {
+    {{- varied.find("ROWS", "H") }}
     let tiles = (p.TQ + ROWS - 1u) / ROWS;
     let first = (tiles - 1u - g % tiles) * ROWS;  // the tiles that see most keys start first
     let b = g / tiles / p.H;
@@ -41,7 +44,8 @@ fn own_queries(g: u32, t: u32) {
     {{- tile.store(("grad", "q_row", "p.q_t", "p.TQ"), "first", "acc", "p.scale") }}
 }
 
-fn own_keys(g: u32, t: u32) {
+fn own_keys(id: u32, t: u32) {
+    {{- varied.find("ROWS", "KVH", true) }}
     let tiles = (p.TK + ROWS - 1u) / ROWS;
     let first = g % tiles * ROWS;
     let b = g / tiles / p.KVH;
@@ -79,8 +83,8 @@ fn own_keys(g: u32, t: u32) {
 }
 
 @compute @workgroup_size(BLOCK)
-fn attention_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
-                      @builtin(local_invocation_index) t: u32) {
+fn {{ spec.kernel.name }}(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+                          @builtin(local_invocation_index) t: u32) {
     let g = wid.x + wid.y * nwg.x;
     if (g >= p.groups) { return; }
     if (g == 0u) {  // the gaps before dk and dv
@@ -89,6 +93,6 @@ fn attention_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups
         for (var e = dq_end + t; e < p.gk_at * D4; e += BLOCK) { grad[e] = vecF(0.0); }
         for (var e = dk_end + t; e < p.gv_at * D4; e += BLOCK) { grad[e] = vecF(0.0); }
     }
-    let query_groups = p.B * p.H * ((p.TQ + ROWS - 1u) / ROWS);
+    let query_groups = {{ varied.groups("H", "TQ", "ROWS") }};
     if (g < query_groups) { own_queries(g, t); } else { own_keys(g - query_groups, t); }
 }

@@ -1,20 +1,23 @@
 {% import "lib/attention.subgroup.wgsl" as rows with context %}
+{% import "lib/attention_varlen.wgsl" as varied with context %}
 {% set STEP, CHUNKS = rows.STEP, rows.D4 %}
 // A lane owns R queries of a head; keys and values stream past under an online softmax.
 
 const TILE = R * BLOCK;
 const D4 = D / 4u;
 const LOW = -3.0e38f;  // below every score
+{{ varied.shared() }}
 
 {% set queries = ("q", "q_row", "p.q_t", "p.TQ") %}
 {% set keys = ("k", "k_row", "p.k_t", "p.TK") %}
 {% set values = ("v", "v_row", "p.k_t", "p.TK") %}
 {% set outs = ("out", "o_row", "p.o_t", "p.TQ") %}
 @compute @workgroup_size(BLOCK)
-fn attention_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
-                     @builtin(local_invocation_index) t: u32) {
-    let g = wid.x + wid.y * nwg.x;
-    if (g >= p.groups) { return; }
+fn {{ spec.kernel.name }}(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+                          @builtin(local_invocation_index) t: u32) {
+    let id = wid.x + wid.y * nwg.x;
+    if (id >= p.groups) { return; }
+    {{- varied.find("TILE", "H") }}
     let tiles = (p.TQ + TILE - 1u) / TILE;
     let first = (tiles - 1u - g % tiles) * TILE;  // the tiles that see most keys start first
     let b = g / tiles / p.H;

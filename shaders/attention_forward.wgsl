@@ -1,17 +1,20 @@
 {% import "lib/attention.wgsl" as tile with context %}
+{% import "lib/attention_varlen.wgsl" as varied with context %}
 // A workgroup owns ROWS queries of a head; tiles of COLS keys and values stream past under an online softmax.
 {{ tile.shared() }}
 var<workgroup> partial: array<f32, ROWS * 8u>;  // what each of a row's 8 invocations knows
+{{ varied.shared() }}
 
 {% set queries = ("q", "q_row", "p.q_t", "p.TQ") %}
 {% set keys = ("k", "k_row", "p.k_t", "p.TK") %}
 {% set values = ("v", "v_row", "p.k_t", "p.TK") %}
 {% set outs = ("out", "o_row", "p.o_t", "p.TQ") %}
 @compute @workgroup_size(BLOCK)
-fn attention_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
-                     @builtin(local_invocation_index) t: u32) {
-    let g = wid.x + wid.y * nwg.x;
-    if (g >= p.groups) { return; }
+fn {{ spec.kernel.name }}(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+                          @builtin(local_invocation_index) t: u32) {
+    let id = wid.x + wid.y * nwg.x;
+    if (id >= p.groups) { return; }
+    {{- varied.find("ROWS", "H") }}
     let tiles = (p.TQ + ROWS - 1u) / ROWS;
     let first = (tiles - 1u - g % tiles) * ROWS;  // the tiles that see most keys start first
     let b = g / tiles / p.H;

@@ -11,9 +11,10 @@ import pytest
 
 from dualml import dtypes, runtime
 from dualml.errors import KernelError
-from dualml.kernel import DeviceInfo
+from dualml.kernel import DeviceInfo, Kernel
 from dualml.ops.attention import Attention, attention_backward, attention_forward
-from dualml.ops.base import Case
+from dualml.ops.attention_varlen import AttentionVarlen, attention_varlen_backward, attention_varlen_forward
+from dualml.ops.base import Case, Op
 from tests.parity.outcomes import run_op
 from tests.test_cuda_on_cpu import floats, launch
 
@@ -126,7 +127,8 @@ def test_copies_that_nobody_waits_for() -> None:
 
 # ---- attention -----------------------------------------------------------------------------------------------------
 
-def _launched(kernel_case: Case, dtype: dtypes.DType, orders: tuple[int, ...] = (0,)) -> tuple[Any, list[str]]:
+def _launched(kernel_case: Case, dtype: dtypes.DType, orders: tuple[int, ...] = (0,),
+              op: type[Op] = Attention) -> tuple[Any, list[str]]:
     """The outcome on the test device, and the sources that made it."""
     backend: Any = runtime.get("cuda_on_cpu")
     stems: list[str] = []
@@ -141,7 +143,7 @@ def _launched(kernel_case: Case, dtype: dtypes.DType, orders: tuple[int, ...] = 
     runtime.hooks.append(hook)
     try:
         with mock.patch.object(backend, "orders", orders):
-            return run_op(Attention, kernel_case, dtype, backend), stems
+            return run_op(op, kernel_case, dtype, backend), stems
     finally:
         runtime.hooks.remove(hook)
 
@@ -163,7 +165,7 @@ def test_who_gets_the_tensor_cores(size: int, dtype: dtypes.DType, mma: bool) ->
 
 def test_devices_before_ampere_have_none_of_it() -> None:
     dims = {"D": 64, "TQ": 5}
-    for kernel in (attention_forward, attention_backward):
+    for kernel in (attention_forward, attention_backward, attention_varlen_forward, attention_varlen_backward):
         fits = [v.when for v in kernel.variants if v.name == "mma"]
         assert not any(when(DeviceInfo("cuda", "old", arch=75), dims) for when in fits)
         assert any(when(DeviceInfo("cuda", "new", arch=80), dims) for when in fits)
@@ -176,11 +178,26 @@ def test_error_is_at_most_twice_the_plain_kernels(size: int, queries: int, keys:
                                                   dtype: dtypes.DType) -> None:
     """Of root mean squares, without any slack; and all orders of threads leave the same bits."""
     case = _case(2, 1, queries, keys, size, causal=True, offset=offset)
-    exact = run_op(Attention, case, dtype, runtime.get("cpu"), dtype=dtypes.float64)
-    mma, stems = _launched(case, dtype, (0, 1, 2, 3))
+    _at_most_twice(case, dtype, Attention, attention_forward, attention_backward)
+
+
+@pytest.mark.parametrize(("size", "lengths"), [(64, (70, 3, 0, 131)), (128, (1, 66, 64)), (32, (128, 129))])
+@pytest.mark.parametrize("causal", [True, False])
+def test_error_of_packed_sequences_too(size: int, lengths: tuple[int, ...], causal: bool) -> None:
+    rng, tokens = np.random.default_rng(size), sum(lengths) + 9
+    q, (k, v) = rng.standard_normal((tokens, 2, size)), rng.standard_normal((2, tokens, 1, size))
+    starts = np.cumsum((0, *lengths)).astype(np.int32)
+    _at_most_twice(Case("case", (q, k, v, starts), {"causal": causal}), dtypes.bfloat16, AttentionVarlen,
+                   attention_varlen_forward, attention_varlen_backward)
+
+
+def _at_most_twice(case: Case, dtype: dtypes.DType, op: type[Op], forward: Kernel, backward: Kernel) -> None:
+    exact = run_op(op, case, dtype, runtime.get("cpu"), dtype=dtypes.float64)
+    mma, stems = _launched(case, dtype, (0, 1, 2, 3), op)
     assert "attention_forward.mma" in stems
-    with mock.patch.object(attention_forward, "variants", []), mock.patch.object(attention_backward, "variants", []):
-        plain, stems = _launched(case, dtype)
+    without: dict[str, Any] = {"variants": [], "plans": {}}
+    with mock.patch.multiple(forward, **without), mock.patch.multiple(backward, **without):
+        plain, stems = _launched(case, dtype, op=op)
     assert "attention_forward" in stems
     for (what, here), (_, there), (_, right) in zip(mma.named(), plain.named(), exact.named(), strict=True):
         mine, its = (np.sqrt(np.mean((x.astype(np.float64) - right) ** 2)) for x in (here, there))

@@ -1,7 +1,8 @@
 """BERT: an encoder whose every position sees all others (Devlin et al. 2019, arXiv 1810.04805), and sentence embeddings
 by pooling what it gives (Reimers and Gurevych 2019, arXiv 1908.10084), as in MiniLM (arXiv 2002.10957).
 
-Texts of one length go through together and none is padded: no work for padding, and no mask to get wrong.
+Texts of different lengths go through together, one after another in one row of tokens: none is padded, so that there is
+no work for padding and no mask to get wrong.
 """
 
 from __future__ import annotations
@@ -70,9 +71,9 @@ class BertBlock(nn.Module):
         self.proj = nn.Linear(config.hidden, config.width)
         self.norm_2 = nn.LayerNorm(config.width, config.eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         one, two = self.norm_1, self.norm_2
-        _, x = F.add_layer_norm(self.attn(x), x, one.weight, one.bias, one.eps)
+        _, x = F.add_layer_norm(self.attn(x, cu_seqlens=cu_seqlens), x, one.weight, one.bias, one.eps)
         assert self.fc.bias is not None
         inner = F.bias_gelu(F.linear(x, self.fc.weight), self.fc.bias)
         return F.add_layer_norm(self.proj(inner), x, two.weight, two.bias, two.eps)[1]
@@ -114,8 +115,26 @@ class Bert(nn.Module):
     def embed(self, tokens: Tensor, normalize: bool = True) -> Tensor:
         """One vector per row of tokens: int32 [B,T] -> [B,C]. Gradients flow."""
         x = self.hidden(tokens)
-        pooled = x.mean(1) if self.config.pooling == "mean" else x[:, 0]  # [B,C]
-        return pooled / pooled.square().sum(-1, keepdim=True).sqrt().maximum(1e-12) if normalize else pooled
+        return _vectors(x.mean(1) if self.config.pooling == "mean" else x[:, 0], normalize)  # [B,C]
+
+    def embed_packed(self, rows: Sequence[np.ndarray], normalize: bool = True) -> Tensor:
+        """One vector for each of several texts of any lengths, tokens int32, without padding: [texts,C]."""
+        backend, lengths = self.wte.weight.backend, np.array([len(row) for row in rows], np.int64)
+        ends, text = lengths.cumsum(), np.repeat(np.arange(len(rows)), lengths)  # [T]
+        place = np.arange(len(text)) - (ends - lengths)[text]
+        if not rows or not lengths.all() or lengths.max(initial=0) > self.config.context:
+            raise ShapeError(f"[bert] texts must have 1 to {self.config.context} tokens, got {lengths.tolist()}.")
+        tokens, places, starts = (creation.tensor(x.astype(np.int32), backend=backend)
+                                  for x in (np.concatenate(rows), place, np.append(0, ends)))
+        x = self.norm(self.wte(tokens) + self.wpe(places) + self.types.weight[:1])  # [T,C]
+        for block in self.h:
+            x = block(x, starts)  # [T,C]
+        counts = text == np.arange(len(rows))[:, None]  # [texts,T], which tokens a vector is made of
+        if self.config.pooling == "cls":
+            counts &= place == 0
+        summed = creation.tensor(counts.astype(np.float32), backend=backend).to(x.dtype) @ x
+        return _vectors(summed / creation.tensor(counts.sum(1, keepdims=True, dtype=np.float32), backend=backend),
+                        normalize)
 
     def encode(self, texts: Sequence[str | Sequence[int]], batch: int = 32, normalize: bool = True) -> np.ndarray:
         """Embeddings of texts [N,C] in float32, of length 1 unless `normalize` is False.
@@ -131,11 +150,9 @@ class Bert(nn.Module):
         self.eval()
         try:
             with no_grad():
-                for group in _equal([len(rows[i]) for i in order], batch):
-                    places = order[group]
-                    tokens = np.stack([rows[i] for i in places])
-                    found[places] = self.embed(creation.tensor(tokens, backend=self.wte.weight.backend),
-                                               normalize).numpy()
+                for start in range(0, len(order), batch):
+                    places = order[start:start + batch]
+                    found[places] = self.embed_packed([rows[i] for i in places], normalize).numpy()
         finally:
             self.train(was_training)
         return found
@@ -153,11 +170,5 @@ class Bert(nn.Module):
         return row if len(row) <= longest else np.append(row[:longest - 1], row[-1])  # the end mark stays
 
 
-def _equal(lengths: Sequence[int], most: int) -> list[slice]:
-    """Slices of at most so many neighbours of one length."""
-    found, start = [], 0
-    for i in range(1, len(lengths) + 1):
-        if i == len(lengths) or lengths[i] != lengths[start] or i - start == most:
-            found.append(slice(start, i))
-            start = i
-    return found
+def _vectors(pooled: Tensor, normalize: bool) -> Tensor:
+    return pooled / pooled.square().sum(-1, keepdim=True).sqrt().maximum(1e-12) if normalize else pooled

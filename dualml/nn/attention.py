@@ -36,11 +36,13 @@ class MultiheadAttention(Module):
         self.proj = Linear(embed_dim, embed_dim, bias)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        """With a cache, x are new tokens, which see those in the cache's `layer` and join them."""
+    def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0,
+                cu_seqlens: Tensor | None = None) -> Tensor:
+        """With a cache, x are new tokens, which see those in the cache's `layer` and join them. With cu_seqlens, x are
+        sequences one after another [T, C] (see functional.varlen_attn)."""
         qkv = self.qkv(x)
         if cache is None:
-            mixed = F.attention_qkv(qkv, self.num_heads, self.num_kv_heads, self.causal)  # [B, T, C]
+            mixed = F.attention_qkv(qkv, self.num_heads, self.num_kv_heads, self.causal, cu_seqlens=cu_seqlens)
         else:
             mixed = cache.attend(layer, qkv, self.num_heads, self.num_kv_heads)
         out: Tensor = self.dropout(self.proj(mixed))

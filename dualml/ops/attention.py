@@ -17,116 +17,35 @@ with the strides of q and k. Query head h reads key head h // (H // KVH): groupe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache, partial
-from typing import Any
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..array import Array, run
 from ..dtypes import bfloat16, float16
 from ..errors import ShapeError
-from ..kernel import DeviceInfo, Scalar, kernel
+from ..kernel import DeviceInfo, Kernel, Scalar, kernel
+from . import attention_numpy as host
 from .base import BadCase, Case, Gradients, Op
-from .blocks import each
 
 MAX_D = 128           # the largest head: a row of accumulators must fit in an invocation's registers
-_HALVES = ("float16", "bfloat16")
-_QUERIES = 128        # the references work on blocks of so many queries
-_SCORES = 1 << 18     # and of about so many scores, which stay in a core's cache
-_NEAR = 60.0          # scores no further apart have exponentials far above the smallest float
-_SCALARS = ("B:u32 H:u32 KVH:u32 TQ:u32 TK:u32 offset:u32 scale "
-            "q_b:u32 q_t:u32 q_h:u32 k_at:u32 v_at:u32 k_b:u32 k_t:u32 k_h:u32 o_b:u32 o_t:u32 o_h:u32")
+HALVES = ("float16", "bfloat16")
+SCALARS = ("B:u32 H:u32 KVH:u32 TQ:u32 TK:u32 offset:u32 scale "
+           "q_b:u32 q_t:u32 q_h:u32 k_at:u32 v_at:u32 k_b:u32 k_t:u32 k_h:u32 o_b:u32 o_t:u32 o_h:u32")
 
 
 # ---- kernels --------------------------------------------------------------------------------------------------------
 
-def _heads(x: np.ndarray, at: int, group: int, tokens: int, strides: str, n: dict[str, Any]) -> np.ndarray:
-    """View [B,KVH,group,tokens,D] of a buffer of rows."""
-    shape = (n["B"], n["KVH"], group, tokens, x.shape[1])
-    if not math.prod(shape):
-        return np.empty(shape, x.dtype)
-    row, item = x.strides
-    b, t, h = (n[f"{strides}_{axis}"] * row for axis in "bth")
-    return np.ndarray(shape, x.dtype, x, at * row, (b, h * group, h, t, item))
-
-
-def _queries(x: np.ndarray, strides: str, n: dict[str, Any]) -> np.ndarray:
-    return _heads(x if x.ndim == 2 else x[:, None], 0, n["H"] // n["KVH"], n["TQ"], strides, n)
-
-
-def _keys(x: np.ndarray, at: int, n: dict[str, Any]) -> np.ndarray:
-    """The group's size is 1 here: keys and values broadcast over the query heads that share them."""
-    return _heads(x, at, 1, n["TK"], "k", n)
-
-
-def _each(n: dict[str, Any], work: Callable[[slice, slice, int, bool], None]) -> None:
-    """work(batches, queries, how many keys these queries see, whether the batches are new), most keys first. Batches
-    are shared out among the cores."""
-    size = max(1, min(n["TQ"], _QUERIES, max(16, 8 * _SCORES // max(1, n["H"] * n["TK"]))))
-    step = max(1, min(_SCORES // max(1, n["H"] * size * n["TK"]), n["B"] // 4))
-    starts = range(0, n["TQ"], size)
-
-    def one(batches: slice) -> None:
-        for i in reversed(starts):
-            stop = min(n["TQ"], i + size)
-            work(batches, slice(i, stop), min(n["TK"], stop + n["offset"]), i == starts[-1])
-    each([slice(b, b + step) for b in range(0, n["B"], step)], one)
-
-
-@lru_cache(64)
-def _hidden(queries: int, keys: int, seen: int, dtype: np.dtype) -> np.ndarray:
-    """What to add to scores [queries,keys] whose first query sees `seen` keys, and each further one a key more."""
-    return np.where(np.arange(keys) >= seen + np.arange(queries)[:, None], -np.inf, 0).astype(dtype)
-
-
-def _scores(q: np.ndarray, k: np.ndarray) -> np.ndarray:
-    result: np.ndarray = np.matmul(q, k.swapaxes(-1, -2))
-    return result
-
-
-def _hide(s: np.ndarray, seen: int) -> None:
-    """Makes scores -inf where keys are hidden."""
-    if seen < s.shape[-1]:
-        s += _hidden(*s.shape[-2:], seen, s.dtype)
-
-
-def _top(s: np.ndarray) -> Any:
-    """What to subtract from scores [...,keys] before exponentials, before keys are hidden: the largest of all where
-    the smallest is so near that no row's exponentials vanish, which takes a fifth of finding each row's largest."""
-    most = s.max()
-    return most if most - s.min() < _NEAR else None
-
-
-def _accumulate(total: np.ndarray, a: np.ndarray, b: np.ndarray, new: bool) -> None:
-    """total = or += aᵀ b, summed over the query heads of a group; a new total is zero."""
-    if new and a.shape[2] == 1:
-        np.matmul(a.swapaxes(-1, -2), b, out=total)
-    else:
-        total += np.matmul(a.swapaxes(-1, -2), b).sum(2, keepdims=True)
-
-
-@kernel(f"q[NQ,D] k[NK,D] v[NK,D] -> out[B*H*TQ,D] lse:f32[B*H*TQ] | {_SCALARS}",
+@kernel(f"q[NQ,D] k[NK,D] v[NK,D] -> out[B*H*TQ,D] lse:f32[B*H*TQ] | {SCALARS}",
         groups="B*H*cdiv(TQ,BLOCK//2)", block=128, static="D", vector="D")
 def attention_forward(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, scale: float, k_at: int, v_at: int,
                       **n: Any) -> Any:
     """Attention of every query, and the log of its sum of exponentials, which backward normalises by."""
     out, lse = np.zeros((n["B"] * n["H"] * n["TQ"], q.shape[1]), q.dtype), np.zeros(n["B"] * n["H"] * n["TQ"], q.dtype)
-    if not n["TK"]:
-        return out, lse
-    q, k, v = _queries(q, "q", n), _keys(k, k_at, n), _keys(v, v_at, n)
-    outs, logs = _queries(out, "o", n), _queries(lse, "o", n)
-
-    def work(b: slice, i: slice, seen: int, new: bool) -> None:
-        p = _scores(q[b, :, :, i] * q.dtype.type(scale), k[b, :, :, :seen])
-        top = _top(p)
-        _hide(p, i.start + n["offset"] + 1)
-        p -= (top := p.max(-1, keepdims=True) if top is None else top)
-        total = np.vecdot(np.exp(p, out=p), np.ones(seen, p.dtype))[..., None]
-        here = np.matmul(p, v[b, :, :, :seen], out=outs[b, :, :, i])
-        here /= total
-        np.add(np.log(total), top, out=logs[b, :, :, i])
-    _each(n, work)
+    host.forward(host.queries(q, "q", n), host.keys(k, k_at, n), host.keys(v, v_at, n), host.queries(out, "o", n),
+                 host.queries(lse, "o", n), scale, n)
     return out, lse
 
 
@@ -138,7 +57,7 @@ def attention_backward_delta(out: np.ndarray, dout: np.ndarray) -> Any:
 
 
 @kernel("q[NQ,D] k[NK,D] v[NK,D] dout[NO,D] lse:f32[NO] delta:f32[NO] -> grad[NG,D] | "
-        f"{_SCALARS} NG:u32 gk_at:u32 gv_at:u32",
+        f"{SCALARS} NG:u32 gk_at:u32 gv_at:u32",
         groups="B*H*cdiv(TQ,BLOCK//2)+B*KVH*cdiv(TK,BLOCK//2)", block=128, static="D", vector="D")
 def attention_backward(q: np.ndarray, k: np.ndarray, v: np.ndarray, dout: np.ndarray, lse: np.ndarray,
                        delta: np.ndarray, *, scale: float, k_at: int, v_at: int, gk_at: int, gv_at: int,
@@ -146,25 +65,9 @@ def attention_backward(q: np.ndarray, k: np.ndarray, v: np.ndarray, dout: np.nda
     """dq, dk and dv in one buffer. The first workgroups own a tile of queries each, the others a tile of keys, and sum
     over what streams past in a fixed order. Rows between the three, which only align dk and dv, become zero."""
     grad = np.zeros((n["NG"], q.shape[1]), q.dtype)
-    dq, dk, dv = _queries(grad, "q", n), _keys(grad, gk_at, n), _keys(grad, gv_at, n)
-    q, k, v = _queries(q, "q", n), _keys(k, k_at, n), _keys(v, v_at, n)
-    dout, lse, delta = _queries(dout, "o", n), _queries(lse, "o", n), _queries(delta, "o", n)
-    factor = q.dtype.type(scale)
-
-    def work(b: slice, i: slice, seen: int, new: bool) -> None:
-        qi, ki, di = q[b, :, :, i] * factor, k[b, :, :, :seen], dout[b, :, :, i]
-        p = _scores(qi, ki)
-        p -= lse[b, :, :, i]
-        _hide(p, i.start + n["offset"] + 1)
-        np.exp(p, out=p)
-        ds = np.matmul(di, v[b, :, :, :seen].swapaxes(-1, -2))
-        ds -= delta[b, :, :, i]
-        ds *= p
-        here = np.matmul(ds, ki, out=dq[b, :, :, i])
-        here *= factor
-        _accumulate(dv[b, :, :, :seen], p, di, new)
-        _accumulate(dk[b, :, :, :seen], ds, qi, new)
-    _each(n, work)
+    host.backward(host.queries(q, "q", n), host.keys(k, k_at, n), host.keys(v, v_at, n), host.queries(dout, "o", n),
+                  host.queries(lse, "o", n), host.queries(delta, "o", n), host.queries(grad, "q", n),
+                  host.keys(grad, gk_at, n), host.keys(grad, gv_at, n), scale, n)
     return grad
 
 
@@ -173,33 +76,39 @@ def _fits(queries: float, size: float, device: DeviceInfo, n: Mapping[str, Scala
     return device.software and device.subgroup_size > 0 and n["TQ"] <= queries and n["D"] <= size
 
 
-# R, RQ and RK are the rows of a lane: the more, the fewer loads, but all must stay near the registers.
-for _number, _limits in ((1, (8, MAX_D)), (4, (math.inf, 64)), (2, (math.inf, MAX_D))):
-    attention_forward.variant("subgroup", "webgpu", partial(_fits, *_limits), groups="B*H*cdiv(TQ,R*BLOCK)", block=0,
-                              constants={"R": _number})
-for _number, _limits in ((2, (math.inf, 64)), (1, (math.inf, MAX_D))):
-    attention_backward.variant("subgroup", "webgpu", partial(_fits, *_limits), block=0,
-                               groups="B*H*cdiv(TQ,RQ*BLOCK)+B*KVH*cdiv(TK,RK*BLOCK)",
-                               constants={"RQ": 2, "RK": _number})
-
 def _tensor_cores(largest: int, device: DeviceInfo, n: Mapping[str, Scalar]) -> bool:
     """With mma.sync, ldmatrix and cp.async; rows must begin at multiples of 16 bytes, which the head size sees to."""
     return device.arch >= 80 and n["D"] % 32 == 0 and n["D"] <= largest and n["TQ"] > 0
 
 
-# ROWS are owned by a workgroup, COLS stream past, two such tiles in shared memory: as many as registers hold. A warp
-# owns 32 rows, so that a fragment read from shared memory serves two products; 16 where sums need the room.
-for _limit, _streamed, _owned in ((64, 64, 128), (MAX_D, 32, 64)):
-    attention_forward.variant("mma", "cuda", partial(_tensor_cores, _limit), groups="B*H*cdiv(TQ,ROWS)", block=128,
-                              constants={"ROWS": 128, "COLS": _streamed}, dtypes=(float16, bfloat16))
-    attention_backward.variant("mma", "cuda", partial(_tensor_cores, _limit), block=128,
-                               groups="B*H*cdiv(TQ,ROWS)+B*KVH*cdiv(TK,ROWS)",
-                               constants={"ROWS": _owned, "COLS": 32}, dtypes=(float16, bfloat16))
+def declare_variants(forward: Kernel, backward: Kernel, tiles: str) -> None:
+    """The faster ways of both kernels. `tiles` is how many tiles of {rows} of {heads} heads and {tokens} there are."""
+    def groups(query_rows: str, key_rows: str = "") -> str:
+        found = tiles.format(rows=query_rows, heads="H", tokens="TQ")
+        return f"{found}+{tiles.format(rows=key_rows, heads='KVH', tokens='TK')}" if key_rows else found
+
+    # R, RQ and RK are the rows of a lane: the more, the fewer loads, but all must stay near the registers.
+    for number, limits in ((1, (8, MAX_D)), (4, (math.inf, 64)), (2, (math.inf, MAX_D))):
+        forward.variant("subgroup", "webgpu", partial(_fits, *limits), groups=groups("(R*BLOCK)"), block=0,
+                        constants={"R": number})
+    for number, limits in ((2, (math.inf, 64)), (1, (math.inf, MAX_D))):
+        backward.variant("subgroup", "webgpu", partial(_fits, *limits), groups=groups("(RQ*BLOCK)", "(RK*BLOCK)"),
+                         block=0, constants={"RQ": 2, "RK": number})
+    # ROWS are owned by a workgroup, COLS stream past, two such tiles in shared memory: as many as registers hold. A
+    # warp owns 32 rows, so that a fragment read from shared memory serves two products; 16 where sums need the room.
+    for limit, streamed, owned in ((64, 64, 128), (MAX_D, 32, 64)):
+        forward.variant("mma", "cuda", partial(_tensor_cores, limit), groups=groups("ROWS"), block=128,
+                        constants={"ROWS": 128, "COLS": streamed}, dtypes=(float16, bfloat16))
+        backward.variant("mma", "cuda", partial(_tensor_cores, limit), groups=groups("ROWS", "ROWS"), block=128,
+                         constants={"ROWS": owned, "COLS": 32}, dtypes=(float16, bfloat16))
+
+
+declare_variants(attention_forward, attention_backward, "B*{heads}*cdiv({tokens},{rows})")
 
 
 # ---- ops ------------------------------------------------------------------------------------------------------------
 
-def _check_heads(op: str, heads: int, kv_heads: int, size: int) -> None:
+def check_heads(op: str, heads: int, kv_heads: int, size: int) -> None:
     if heads < 1 or kv_heads < 1 or heads % kv_heads:
         raise ShapeError(f"[{op}] the number of heads must be a multiple of the number of key heads, got {heads} and "
                          f"{kv_heads}. Choose kv_heads that divides heads.")
@@ -213,23 +122,36 @@ def _rows(x: Array, size: int) -> Array:
 
 
 class _Attention(Op):
-    """What both layouts share: forward sets the kernels' scalars, backward uses them again."""
+    """What all layouts share: forward sets the kernels' scalars, backward uses them again."""
 
-    def _forward(self, size: int, q: Array, k: Array, v: Array, scale: float | None, scalars: dict[str, Any]) -> Array:
+    kernels: ClassVar[tuple[Kernel, Kernel]] = (attention_forward, attention_backward)
+
+    def _forward(self, size: int, q: Array, k: Array, v: Array, scale: float | None, scalars: dict[str, Any],
+                 *starts: Array) -> Array:
         self.size = size
         self.scalars = scalars | {"scale": size ** -0.5 if scale is None else scale}
         q, k, v = _rows(q, size), _rows(k, size), _rows(v, size)
         out: Array
-        out, lse = run(attention_forward, q, k, v, **self.scalars)
-        self.save(q, k, v, out, lse)
+        out, lse = run(self.kernels[0], q, k, v, *starts, **self.scalars)
+        self.save(q, k, v, out, lse, *starts)
         return out
 
     def _backward(self, dout: Array, into: Array | None, places: dict[str, Any]) -> Array:
-        q, k, v, out, lse = self.saved
+        q, k, v, out, lse, *starts = self.saved
         dout = _rows(dout, self.size)
         delta = run(attention_backward_delta, out, dout)
-        grad: Array = run(attention_backward, q, k, v, dout, lse, delta, out=(into,), **self.scalars, **places)
+        grad: Array = run(self.kernels[1], q, k, v, dout, lse, delta, *starts, out=(into,), **self.scalars, **places)
         return grad
+
+    def _in_one_buffer(self, dout: Array, *shapes: tuple[int, ...]) -> Gradients:
+        """The gradients of q, k and v, as views of one buffer that begin where the backend's alignment lets them."""
+        row = self.size * dout.backend.storage(dout.dtype).itemsize
+        align = math.lcm(dout.backend.alignment, row) // row
+        queries, keys = (math.prod(shape) // self.size for shape in shapes[:2])
+        gk_at = -(-queries // align) * align
+        gv_at = gk_at + -(-keys // align) * align
+        grad = self._backward(dout, None, {"NG": gv_at + keys, "gk_at": gk_at, "gv_at": gv_at})
+        return tuple(grad.slot(at * self.size, shape) for at, shape in zip((0, gk_at, gv_at), shapes, strict=True))
 
 
 class AttentionQkv(_Attention):
@@ -246,7 +168,7 @@ class AttentionQkv(_Attention):
             raise ShapeError(f"[{self.name}] qkv's last dimension must be a multiple of heads + 2*kv_heads = "
                              f"{all_heads}, got {qkv.shape[2]}.")
         (batch, tokens, width), size = qkv.shape, qkv.shape[2] // all_heads
-        _check_heads(self.name, heads, kv_heads, size)
+        check_heads(self.name, heads, kv_heads, size)
         out = self._forward(size, qkv, qkv, qkv, scale, {
             "B": batch, "H": heads, "KVH": kv_heads, "TQ": tokens, "TK": tokens, "offset": 0 if causal else tokens,
             "q_b": tokens * all_heads, "q_t": all_heads, "q_h": 1, "k_at": heads, "v_at": heads + kv_heads,
@@ -279,7 +201,7 @@ class AttentionQkv(_Attention):
                 (1, 131, 2, 1, 64, True), (2, 140, 1, 1, 32, False), (1, 67, 2, 2, 128, True), (1, 65, 2, 1, 96, True)):
             qkv = rng.standard_normal((batch, tokens, (heads + 2 * kv_heads) * size))
             yield Case(f"tensor_cores_{size}", (qkv,), {"heads": heads, "kv_heads": kv_heads, "causal": causal},
-                       _HALVES, differentiable=False)
+                       HALVES, differentiable=False)
 
     @classmethod
     def bad_cases(cls) -> Iterator[BadCase]:
@@ -304,7 +226,7 @@ class Attention(_Attention):
         if k.shape != v.shape or (k.shape[0], k.shape[3]) != (batch, size):
             raise ShapeError(f"[{self.name}] k and v must have one shape, with q's batch and head size, got "
                              f"q {q.shape}, k {k.shape}, v {v.shape}.")
-        _check_heads(self.name, heads, kv_heads, size)
+        check_heads(self.name, heads, kv_heads, size)
         if offset < 0:
             raise ShapeError(f"[{self.name}] offset must be 0 or more, got {offset}. It counts the keys before "
                              "query 0.")
@@ -317,15 +239,7 @@ class Attention(_Attention):
         return out.reshape(*q.shape)
 
     def backward(self, dout: Array) -> Gradients:
-        """The three gradients are views of one buffer, which begin where the backend's alignment lets them."""
-        row = self.size * dout.backend.storage(dout.dtype).itemsize
-        align = math.lcm(dout.backend.alignment, row) // row
-        queries, keys = (math.prod(shape) // self.size for shape in self.shapes[:2])
-        gk_at = -(-queries // align) * align
-        gv_at = gk_at + -(-keys // align) * align
-        grad = self._backward(dout, None, {"NG": gv_at + keys, "gk_at": gk_at, "gv_at": gv_at})
-        starts = (0, gk_at, gv_at)
-        return tuple(grad.slot(at * self.size, shape) for at, shape in zip(starts, self.shapes, strict=True))
+        return self._in_one_buffer(dout, *self.shapes)
 
     @classmethod
     def cases(cls, rng: np.random.Generator) -> Iterator[Case]:
@@ -352,7 +266,7 @@ class Attention(_Attention):
                 ("tensor_cores_none", (1, 2, 1, 3, 0, 64), {})):
             q = rng.standard_normal((batch, heads, queries, size))
             k, v = rng.standard_normal((2, batch, kv_heads, keys, size))
-            yield Case(name, (q, k, v), options, _HALVES, differentiable=False)
+            yield Case(name, (q, k, v), options, HALVES, differentiable=False)
 
     @classmethod
     def bad_cases(cls) -> Iterator[BadCase]:

@@ -14,11 +14,15 @@ _FLOPS: dict[str, Callable[[Dims], float]] = {
     "matmul_pair": lambda d: 2.0 * (d["M"] * d["N"] * d["K"] + d["M2"] * d["N2"] * d["K2"]),
     "attention_forward": lambda d: 4.0 * _scores(d) * d["D"],
     "attention_backward": lambda d: 10.0 * _scores(d) * d["D"],
+    "attention_varlen_forward": lambda d: 4.0 * _scores(d) * d["D"],
+    "attention_varlen_backward": lambda d: 10.0 * _scores(d) * d["D"],
 }
 
 
 def _scores(d: Dims) -> float:
-    whole = float(d["B"]) * d["H"] * d["TQ"] * d["TK"]
+    """Of packed sequences, whose lengths only the device knows, as many as they have where all are of one length, which
+    are the fewest."""
+    whole = float(d["B"]) * d["H"] * d["TQ"] * d["TK"] / max(1, d.get("S", 2) - 1)
     return whole if d["offset"] >= d["TK"] else whole / 2
 
 

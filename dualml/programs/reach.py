@@ -1,7 +1,7 @@
 """Launches of a program file whose scalars say where a kernel reads and writes: they must stay inside its tensors.
 
 NumPy and WebGPU notice what leads outside, but for the cpu backend's broadcasts; CUDA does not. Strided copies, matrix
-products and elementwise kernels are checked here, which are most of what takes such scalars.
+products, attention and elementwise kernels are checked here, which are most of what takes such scalars.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ def check_reach(kernel: Kernel, dims: dict[str, Any]) -> None:
         _elementwise(kernel, dims)
     elif kernel.name == "matmul":
         _product(dims)
+    elif kernel.source in ("attention_forward", "attention_backward"):
+        _attention(kernel.name, dims)
     elif kernel.name == "cross_entropy_backward":
         if dims["D"] not in (1, dims["N"]):
             raise ValueError(f"cross_entropy_backward has {dims['D']} gradients for {dims['N']} rows")
@@ -55,6 +57,23 @@ def _product(d: dict[str, Any]) -> None:
             or max(d["ta"], d["tb"], d["has_bias"]) > 1 or (d["has_bias"] and d["L"] != d["N"]):
         raise ValueError(f"matmul has matrices of {d['P']}x{d['Q']} and {d['R']}x{d['S']} that do not make "
                          f"{d['B']}x{d['M']}x{d['N']}")
+
+
+def _attention(name: str, d: dict[str, Any]) -> None:
+    if d["KVH"] < 1 or d["H"] % d["KVH"] or ("S" in d and (d["S"] < 1 or d["B"] != 1 or d["TQ"] != d["TK"])):
+        raise ValueError(f"{name} has {d['H']} heads of {d['TQ']} queries, and {d['KVH']} of {d['TK']} keys")
+    queries, keys = [d["B"], d["H"], d["TQ"]], [d["B"], d["KVH"], d["TK"]]
+    by = {side: [d[f"{side}_{axis}"] for axis in "bht"] for side in "qko"}
+    _inside(f"{name} of q", 0, queries, by["q"], d["NQ"])
+    _inside(f"{name} of out", 0, queries, by["o"], d.get("NO", math.prod(queries)))
+    for side in ("k_at", "v_at"):
+        _inside(f"{name} of {side[0]}", d[side], keys, by["k"], d["NK"])
+    if "NG" in d:
+        _inside(f"{name} of dq", 0, queries, by["q"], d["NG"])
+        for side in ("gk_at", "gv_at"):
+            _inside(f"{name} of d{side[1]}", d[side], keys, by["k"], d["NG"])
+            if d[side] > d["NG"]:  # zeros are written up to there
+                raise ValueError(f"{name} has {side} {d[side]} of {d['NG']} rows")
 
 
 def _strided(name: str, d: dict[str, Any]) -> None:

@@ -1,0 +1,126 @@
+"""Attention in NumPy, which the references of its kernels share: blocks of queries, so that scores stay in a cache.
+
+Everything is seen as [B,KVH,group,tokens,D]: query heads that share a key head are a group, and keys and values, whose
+group has size 1, broadcast over it. `n` has the sizes and strides of a launch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .blocks import each
+
+_QUERIES = 128        # blocks of so many queries
+_SCORES = 1 << 18     # and of about so many scores
+_NEAR = 60.0          # scores no further apart have exponentials far above the smallest float
+
+
+def _heads(x: np.ndarray, at: int, group: int, tokens: int, strides: str, n: dict[str, Any]) -> np.ndarray:
+    """View [B,KVH,group,tokens,D] of a buffer of rows."""
+    shape = (n["B"], n["KVH"], group, tokens, x.shape[1])
+    if not math.prod(shape):
+        return np.empty(shape, x.dtype)
+    row, item = x.strides
+    b, t, h = (n[f"{strides}_{axis}"] * row for axis in "bth")
+    return np.ndarray(shape, x.dtype, x, at * row, (b, h * group, h, t, item))
+
+
+def queries(x: np.ndarray, strides: str, n: dict[str, Any], token: int = 0) -> np.ndarray:
+    """The TQ queries from a token on, or what is laid out as they are."""
+    x = x if x.ndim == 2 else x[:, None]
+    return _heads(x, token * n[f"{strides}_t"], n["H"] // n["KVH"], n["TQ"], strides, n)
+
+
+def keys(x: np.ndarray, at: int, n: dict[str, Any], token: int = 0) -> np.ndarray:
+    """The TK keys from a token on, or values, where row `at` is token 0's first."""
+    return _heads(x, at + token * n["k_t"], 1, n["TK"], "k", n)
+
+
+def _each(n: dict[str, Any], work: Callable[[slice, slice, int, bool], None]) -> None:
+    """work(batches, queries, how many keys these queries see, whether the batches are new), most keys first. Batches
+    are shared out among the cores."""
+    size = max(1, min(n["TQ"], _QUERIES, max(16, 8 * _SCORES // max(1, n["H"] * n["TK"]))))
+    step = max(1, min(_SCORES // max(1, n["H"] * size * n["TK"]), n["B"] // 4))
+    starts = range(0, n["TQ"], size)
+
+    def one(batches: slice) -> None:
+        for i in reversed(starts):
+            stop = min(n["TQ"], i + size)
+            work(batches, slice(i, stop), min(n["TK"], stop + n["offset"]), i == starts[-1])
+    each([slice(b, b + step) for b in range(0, n["B"], step)], one)
+
+
+@lru_cache(64)
+def _hidden(queries: int, keys: int, seen: int, dtype: np.dtype) -> np.ndarray:
+    """What to add to scores [queries,keys] whose first query sees `seen` keys, and each further one a key more."""
+    return np.where(np.arange(keys) >= seen + np.arange(queries)[:, None], -np.inf, 0).astype(dtype)
+
+
+def _scores(q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    result: np.ndarray = np.matmul(q, k.swapaxes(-1, -2))
+    return result
+
+
+def _hide(s: np.ndarray, seen: int) -> None:
+    """Makes scores -inf where keys are hidden."""
+    if seen < s.shape[-1]:
+        s += _hidden(*s.shape[-2:], seen, s.dtype)
+
+
+def _top(s: np.ndarray) -> Any:
+    """What to subtract from scores [...,keys] before exponentials, before keys are hidden: the largest of all where
+    the smallest is so near that no row's exponentials vanish, which takes a fifth of finding each row's largest."""
+    most = s.max()
+    return most if most - s.min() < _NEAR else None
+
+
+def _accumulate(total: np.ndarray, a: np.ndarray, b: np.ndarray, new: bool) -> None:
+    """total = or += aᵀ b, summed over the query heads of a group; a new total is zero."""
+    if new and a.shape[2] == 1:
+        np.matmul(a.swapaxes(-1, -2), b, out=total)
+    else:
+        total += np.matmul(a.swapaxes(-1, -2), b).sum(2, keepdims=True)
+
+
+def forward(q: np.ndarray, k: np.ndarray, v: np.ndarray, out: np.ndarray, lse: np.ndarray, scale: float,
+            n: dict[str, Any]) -> None:
+    """Fills out and lse, which are zeros."""
+    if not n["TK"]:
+        return
+
+    def work(b: slice, i: slice, seen: int, new: bool) -> None:
+        p = _scores(q[b, :, :, i] * q.dtype.type(scale), k[b, :, :, :seen])
+        top = _top(p)
+        _hide(p, i.start + n["offset"] + 1)
+        p -= (top := p.max(-1, keepdims=True) if top is None else top)
+        total = np.vecdot(np.exp(p, out=p), np.ones(seen, p.dtype))[..., None]
+        here = np.matmul(p, v[b, :, :, :seen], out=out[b, :, :, i])
+        here /= total
+        np.add(np.log(total), top, out=lse[b, :, :, i])
+    _each(n, work)
+
+
+def backward(q: np.ndarray, k: np.ndarray, v: np.ndarray, dout: np.ndarray, lse: np.ndarray, delta: np.ndarray,
+             dq: np.ndarray, dk: np.ndarray, dv: np.ndarray, scale: float, n: dict[str, Any]) -> None:
+    """Fills dq, dk and dv, which are zeros."""
+    factor = q.dtype.type(scale)
+
+    def work(b: slice, i: slice, seen: int, new: bool) -> None:
+        qi, ki, di = q[b, :, :, i] * factor, k[b, :, :, :seen], dout[b, :, :, i]
+        p = _scores(qi, ki)
+        p -= lse[b, :, :, i]
+        _hide(p, i.start + n["offset"] + 1)
+        np.exp(p, out=p)
+        ds = np.matmul(di, v[b, :, :, :seen].swapaxes(-1, -2))
+        ds -= delta[b, :, :, i]
+        ds *= p
+        here = np.matmul(ds, ki, out=dq[b, :, :, i])
+        here *= factor
+        _accumulate(dv[b, :, :, :seen], p, di, new)
+        _accumulate(dk[b, :, :, :seen], ds, qi, new)
+    _each(n, work)
