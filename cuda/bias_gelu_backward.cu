@@ -1,3 +1,4 @@
+#define ROW C
 #include "lib/math.cuh"
 #include "lib/vec.cuh"
 
@@ -7,7 +8,7 @@ __device__ __forceinline__ float slope(float a) {
 }
 
 KERNEL {
-    constexpr u32 n = C / W;
+    constexpr u32 n = C / VEC;
     const size_t i = (size_t)blockIdx.x * BLOCK + threadIdx.x;
     if (i >= (size_t)p.N * n) return;
     store(dx, i, load(dout, i) * vec_map(load(x, i) + load(bias, i % n), slope));

@@ -1,3 +1,4 @@
+#define ROW C
 #include "lib/vec.cuh"
 
 __device__ __forceinline__ float gelu(float a) {
@@ -6,7 +7,7 @@ __device__ __forceinline__ float gelu(float a) {
 }
 
 KERNEL {
-    constexpr u32 n = C / W;
+    constexpr u32 n = C / VEC;
     const size_t i = (size_t)blockIdx.x * BLOCK + threadIdx.x;
     if (i >= (size_t)p.N * n) return;
     store(out, i, vec_map(load(x, i) + load(bias, i % n), gelu));

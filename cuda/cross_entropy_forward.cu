@@ -2,7 +2,7 @@
 #include "lib/cross_entropy.cuh"
 
 KERNEL {
-    const u32 row = blockIdx.x, n = V / W;
+    const u32 row = blockIdx.x, n = V / VEC;
     const size_t base = (size_t)row * n;
     Seen seen;
 #pragma unroll 4
@@ -10,6 +10,6 @@ KERNEL {
     const Whole made = whole(seen);
     if (threadIdx.x > 0) return;
     const Label label(targets[row], p.ignore_index);
-    loss[row] = loss_of(label, made, float(logits[base * W + (label.is_class ? label.at : 0)]));
+    loss[row] = loss_of(label, made, float(logits[base * VEC + (label.is_class ? label.at : 0)]));
     lse[row] = made.lse;
 }

@@ -2,8 +2,8 @@
 // is read again, from a cache. A thread touches its own elements alone.
 #include "lib/cross_entropy.cuh"
 
-constexpr u32 COUNT = V / W, PASSES = (COUNT + BLOCK - 1) / BLOCK;
-constexpr bool HELD = PASSES * W * sizeof(F) <= 128;
+constexpr u32 COUNT = V / VEC, PASSES = (COUNT + BLOCK - 1) / BLOCK;
+constexpr bool HELD = PASSES * VEC * sizeof(F) <= 128;
 
 template <class Work>
 __device__ __forceinline__ void each(const StoredVec<F>* own, const StoredVec<F>* held, Work work) {
@@ -22,8 +22,8 @@ KERNEL {
     StoredVec<F>* const own = (StoredVec<F>*)logits + (size_t)row * COUNT;
     const Label label(targets[row], p.ignore_index);
     const u32 at = label.is_class ? label.at : 0;
-    const bool owner = at / W % BLOCK == threadIdx.x;  // of the class's logit
-    const float logit = owner ? float(own[at / W].v[at % W]) : 0.f;
+    const bool owner = at / VEC % BLOCK == threadIdx.x;  // of the class's logit
+    const float logit = owner ? float(own[at / VEC].v[at % VEC]) : 0.f;
     StoredVec<F> held[HELD ? PASSES : 1];
     if constexpr (HELD)
 #pragma unroll

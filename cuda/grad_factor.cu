@@ -1,13 +1,23 @@
-// One thread's work.
+// One block adds up the squares, where they are given, as grad_norm_total does; one thread does the rest.
 #include "lib/math.cuh"
+#include "lib/reduce.cuh"
+#include "lib/vec.cuh"
+
+__device__ __forceinline__ float norm_of(const F* given, u32 n) {
+    if (!squares) return float(given[0]);
+    vecf all = vec(0.f);
+    for (u32 i = threadIdx.x; i < n; i += BLOCK) all += load(given, i);
+    return sqrtf(block_sum(vec_sum(all)));
+}
 
 KERNEL {
+    const float norm = norm_of(given, p.M / W);
     if (threadIdx.x != 0) return;
-    const float given = float(norm[0]), scale = state[0], n = given / scale;
+    const float scale = state[0], n = norm / scale;
     total[0] = F(n);
     factor[0] = 0.f;
     if (state[3] != 0.f) return;
-    if (!is_finite(given)) {
+    if (!is_finite(norm)) {
         state[3] = scale <= p.floor ? 1.f : 0.f;
         state[0] = fmaxf(0.5f * scale, p.floor);
         state[1] = 0.f;

@@ -1,8 +1,11 @@
 // A block walks over rows g, g + S, ...; each thread keeps its columns' sums for weight and bias in registers.
+#define ROW C
+#undef AT_ONCE
+#define AT_ONCE , {{ (768 if C <= 1024 else 256) // BLOCK or 1 }}
 #include "lib/reduce.cuh"
 #include "lib/vec.cuh"
-constexpr u32 n = C / W, COLUMNS = (n + BLOCK - 1) / BLOCK, SLOTS = COLUMNS ? COLUMNS : 1;  // vectors per thread
-constexpr bool KEEP = COLUMNS <= 8;  // whether a row stays in registers too
+constexpr u32 n = C / VEC, COLUMNS = (n + BLOCK - 1) / BLOCK, SLOTS = COLUMNS ? COLUMNS : 1;  // vectors per thread
+constexpr bool KEEP = COLUMNS * VEC <= 8 * W;  // whether a row stays in registers too
 
 __device__ __forceinline__ float2 block_sum2(float2 v) {
     __shared__ float2 parts[BLOCK / 32];

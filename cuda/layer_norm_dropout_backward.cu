@@ -1,10 +1,11 @@
 // layer_norm_backward, and the dropout of what it makes. dh lies in dx's place. Without DROP it is
 // dx in another dtype.
+#define ROW C
 #include "lib/philox.cuh"
 #include "lib/reduce.cuh"
 #include "lib/vec.cuh"
-constexpr u32 n = C / W, COLUMNS = (n + BLOCK - 1) / BLOCK, SLOTS = COLUMNS ? COLUMNS : 1;  // vectors per thread
-constexpr bool KEEP = COLUMNS <= 8;  // whether a row stays in registers too
+constexpr u32 n = C / VEC, COLUMNS = (n + BLOCK - 1) / BLOCK, SLOTS = COLUMNS ? COLUMNS : 1;  // vectors per thread
+constexpr bool KEEP = COLUMNS * VEC <= 8 * W;  // whether a row stays in registers too
 
 __device__ __forceinline__ float2 block_sum2(float2 v) {
     __shared__ float2 parts[BLOCK / 32];
@@ -50,11 +51,12 @@ KERNEL {
                 const vecf made = R ? g + load(dx, base + c) : g;
                 store(dx, base + c, made);
                 vecf other = made;
-                if (DROP) {
-                    const Words words = random_words(state, p.offset, base + c);
+#pragma unroll
+                for (u32 i = 0; DROP && i < VEC; i += W) {
+                    const Words words = random_words(state, p.offset, ((base + c) * VEC + i) / W);
 #pragma unroll
                     for (u32 w = 0; w < W; w++)
-                        other.v[w] = words.w[w] < p.threshold ? 0.f : float(Y(F(made.v[w]))) * p.scale;
+                        other.v[i + w] = words.w[w] < p.threshold ? 0.f : float(Y(F(made.v[i + w]))) * p.scale;
                 }
                 store(dropped, base + c, other);
             }

@@ -1,8 +1,9 @@
 // One block per row; the variance in a second pass, so that it does not cancel. Short rows stay in registers.
+#define ROW C
 #include "lib/reduce.cuh"
 #include "lib/vec.cuh"
-constexpr u32 n = C / W, COLUMNS = (n + BLOCK - 1) / BLOCK;  // vectors in a row, and per thread
-constexpr bool KEEP = COLUMNS <= 8;
+constexpr u32 n = C / VEC, COLUMNS = (n + BLOCK - 1) / BLOCK;  // vectors in a row, and per thread
+constexpr bool KEEP = COLUMNS * VEC <= 8 * W;
 
 KERNEL {
     const u32 t = threadIdx.x;

@@ -9,7 +9,9 @@ KERNEL {
         out[i] = -1;
         return;
     }
-    const int goal = int(__umulhi(random_words(state, p.offset, u32(i / 4)).w[i % 4], u32(total)));
+    const Words r = random_words(state, p.offset, u32(i / 4));  // asked for by name: an index would need local memory
+    const u32 word = i % 2 ? (i % 4 == 1 ? r.w[1] : r.w[3]) : (i % 4 == 0 ? r.w[0] : r.w[2]);
+    const int goal = int(__umulhi(word, u32(total)));
     u32 low = 0, high = p.C - 1;  // the first running sum above goal is in low ... high
     while (low < high) {
         const u32 middle = (low + high) / 2;

@@ -1,8 +1,9 @@
 // A block walks over rows g, g + S, ...; each thread keeps its columns' sums for the weight in registers.
+#define ROW C
 #include "lib/reduce.cuh"
 #include "lib/vec.cuh"
-constexpr u32 n = C / W, COLUMNS = (n + BLOCK - 1) / BLOCK, SLOTS = COLUMNS ? COLUMNS : 1;  // vectors per thread
-constexpr bool KEEP = COLUMNS <= 8;  // whether a row stays in registers too
+constexpr u32 n = C / VEC, COLUMNS = (n + BLOCK - 1) / BLOCK, SLOTS = COLUMNS ? COLUMNS : 1;  // vectors per thread
+constexpr bool KEEP = COLUMNS * VEC <= 8 * W;  // whether a row stays in registers too
 
 KERNEL {
     const u32 t = threadIdx.x;

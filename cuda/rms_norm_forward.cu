@@ -1,8 +1,11 @@
 // One block per row. Short rows stay in registers.
+#define ROW C
+#undef AT_ONCE
+#define AT_ONCE , {{ 1024 // BLOCK }}
 #include "lib/reduce.cuh"
 #include "lib/vec.cuh"
-constexpr u32 n = C / W, COLUMNS = (n + BLOCK - 1) / BLOCK;  // vectors in a row, and per thread
-constexpr bool KEEP = COLUMNS <= 8;
+constexpr u32 n = C / VEC, COLUMNS = (n + BLOCK - 1) / BLOCK;  // vectors in a row, and per thread
+constexpr bool KEEP = COLUMNS * VEC <= 8 * W;
 
 KERNEL {
     const u32 t = threadIdx.x;

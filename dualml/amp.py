@@ -4,8 +4,12 @@
     with amp.autocast("float16"):
         loss = model(tokens, targets)
     loss.backward(scaler.seed())
-    factor, norm = scaler.factor(optim.grad_norm(model.parameters()), clip=1.0)
+    factor, norm = scaler.factor(optim.grad_squares(model.parameters()), clip=1.0)
     optimizer.step(factor)
+
+Where memory is short, the weights themselves can be of 16 bits: model.to("bfloat16") before the optimizer is made, and
+no autocast. Kernels still compute and add in float32; the optimizer keeps its means and a copy of the weights in
+float32.
 
 Source: Micikevicius et al. 2017, "Mixed Precision Training" (arXiv 1710.03740). float16 gradients below 6e-8 would be
 0, so the loss is scaled up and the gradients down again; bfloat16 has float32's range and needs none of it.
@@ -29,25 +33,44 @@ from .ops.grad_factor import step_factor
 from .tape import Policy, use_policy
 from .tensor import Tensor
 
-PRECISIONS = ("float32", "float16", "bfloat16")
+PRECISIONS = ("float32", "float16", "bfloat16")  # of autocast; weights are float32
+SHORT_WEIGHTS = {"float16-weights": float16, "bfloat16-weights": bfloat16}  # those where the weights are of 16 bits
 START = 2.0**16       # the first loss scale and the steps before it doubles, PyTorch's
 GROWTH_STEPS = 2000
 
 # What runs in 16 bits, and what must not: sums and exponentials. All else takes its inputs as they come; cross_entropy
 # computes in float32 from logits of any dtype, so that casting those would only move more bytes.
-SHORT_OPS = frozenset({"linear", "matmul", "attention", "attention_qkv", "bias_gelu"})
+SHORT_OPS = frozenset({"linear", "matmul", "attention", "attention_qkv", "attention_varlen",
+                       "attention_varlen_qkv", "bias_gelu"})
 FULL_OPS = frozenset({"layer_norm", "rms_norm", "add_layer_norm", "add_rms_norm", "softmax", "log_softmax",
                       "logsumexp", "sum", "mean", "prod", "var", "std", "cumsum", "exp", "expm1",
                       "log", "log1p", "pow", "reciprocal", "rsqrt", "softplus"})
 
 
-def check(dtype: DType | str, backend: str) -> DType:
+def dtype_of(precision: DType | str) -> DType:
+    """The dtype of a precision's name, which products are made in."""
+    return SHORT_WEIGHTS.get(str(precision)) or as_dtype(precision)
+
+
+def check(precision: DType | str, backend: str) -> DType:
     """The dtype of a precision's name. Raises DTypeError where it is none, or the backend's device has it not."""
-    found = as_dtype(dtype)
+    found = dtype_of(precision)
     if found.name not in PRECISIONS:
-        raise DTypeError(f"[amp] precision must be one of {', '.join(PRECISIONS)}, got {found.name}.")
-    runtime.get(backend).check_dtype("amp", found)
+        names = ", ".join((*PRECISIONS, *SHORT_WEIGHTS))
+        raise DTypeError(f"[amp] precision must be one of {names}, got {found.name}.")
+    device = runtime.get(backend)
+    try:
+        device.check_dtype("amp", found)
+    except DTypeError as error:  # WebGPU has no bfloat16 at all
+        other = "float16" if found is bfloat16 and float16 in device.dtypes else "float32"
+        weights = "-weights" if other == "float16" and str(precision) in SHORT_WEIGHTS else ""
+        raise DTypeError(f"{error} Take {other}{weights}.") from None
     return found
+
+
+def forward_pass(precision: str) -> AbstractContextManager[None]:
+    """What a model of a precision computes within: autocast, or nothing special where its weights are of 16 bits."""
+    return autocast("float32" if precision in SHORT_WEIGHTS else precision)
 
 
 def autocast(dtype: DType | str) -> AbstractContextManager[None]:
@@ -105,7 +128,8 @@ class LossScaler:
         """What the optimizer's step multiplies gradients by, and their norm without the scale.
 
         Args:
-            norm: the global norm of the scaled gradients (optim.grad_norm).
+            norm: the global norm of the scaled gradients (optim.grad_norm), or its squares (optim.grad_squares), which
+                saves a launch.
             clip: the largest norm; 0 clips nothing.
         """
         factor, total = step_factor(norm._array, self._state, clip, 1.0, self.growth_steps)

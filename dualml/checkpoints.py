@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from . import random
+from .dtypes import from_numpy_dtype
 from .errors import CheckpointError, DualmlError
 from .nn import Module
 from .optim import Optimizer
@@ -239,8 +240,10 @@ def load(path: Path, model: Module, optimizer: Optimizer) -> dict[str, Any]:
 
 
 def _on(like: Tensor, values: np.ndarray) -> Tensor:
+    """Saved values on a tensor's backend; in float32 where that has not their dtype, as WebGPU has no bfloat16."""
     from .creation import tensor
-    return tensor(values, backend=like.backend)
+    known = from_numpy_dtype(values.dtype) in like._array.backend.dtypes
+    return tensor(values if known else values.astype(np.float32), backend=like.backend)
 
 
 def _names(model: Module, optimizer: Optimizer) -> list[str]:

@@ -19,7 +19,7 @@ _LANES = (
     ("norms", "#009e73", r"layer_norm|rms_norm|norm_gradients"),
     ("loss, softmax", "#cc79a7", r"cross_entropy|softmax|log_softmax|logsumexp"),
     ("embedding", "#56b4e9", r"embedding_"),
-    ("optimizer", "#e69f00", r"adamw|sgd|squared_norm|grad_norm|scale_by_norm|grad_factor|accumulate"),
+    ("optimizer", "#e69f00", r"adamw|sgd|refresh_master|squared_norm|grad_norm|scale_by_norm|grad_factor|accumulate"),
     ("sums and other folds", "#8c6d46", r".*_(rows|columns|merge)$"),
     ("copies", "#999999", r"strided_|index_select|triangle|copy|cast_|clone"),
     ("random", "#5f4b8b", r"dropout|uniform|normal|randint|bernoulli"),

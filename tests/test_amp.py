@@ -157,6 +157,9 @@ def test_clipping_in_the_factor_is_clip_grad_norm(fast_backend: str) -> None:
             weight.grad = dm.randn(*weight.shape)
         factor, norm = amp.LossScaler("float32", fast_backend).factor(dm.optim.grad_norm(weights), clip)
         wanted = [w.grad.numpy() * factor.item() for w in weights if w.grad is not None]
+        squares = dm.optim.grad_squares(weights)
+        found = amp.LossScaler("float32", fast_backend).factor(squares, clip)
+        assert [t.item() for t in found] == [factor.item(), norm.item()]
         assert dm.optim.clip_grad_norm_(weights, clip).item() == norm.item()
         for weight, values in zip(weights, wanted, strict=True):
             np.testing.assert_allclose(weight.grad.numpy(), values, rtol=1e-6)  # type: ignore[union-attr]

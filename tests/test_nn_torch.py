@@ -197,6 +197,18 @@ def test_one_launch_steps_all_parameters(fast_backend: str, launches: list[str])
     assert launches == ["adamw"]
 
 
+def test_two_launches_clip_two_groups(fast_backend: str, launches: list[str]) -> None:
+    """One for all norms, one for what gradients are multiplied by."""
+    ours, _, x, target = _pair()
+    weights = list(ours.parameters())
+    optim.AdamW([{"params": [p for p in weights if (p.ndim > 1) == matrix]} for matrix in (True, False)])
+    nn.functional.cross_entropy(ours(dm.tensor(x)), dm.tensor(target)).backward()
+    scaler = dm.amp.LossScaler("float32", fast_backend)
+    launches.clear()
+    scaler.factor(optim.grad_squares(weights), 1.0)
+    assert launches == ["squared_norm", "grad_factor"]
+
+
 def test_a_mean_that_forgets_very_slowly(backend: str) -> None:
     """1 - beta2 must not be taken in float32, where 1 - 0.999999 is 4% off."""
     ours, theirs = nn.Parameter(dm.tensor([1.0, -2.0])), torch.nn.Parameter(torch.tensor([1.0, -2.0]))

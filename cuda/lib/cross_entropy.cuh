@@ -1,5 +1,6 @@
 // One row of a cross entropy, shared out among a block's threads.
 #pragma once
+#define ROW V
 #include "lib/reduce.cuh"
 #include "lib/vec.cuh"
 
@@ -45,8 +46,8 @@ __device__ __forceinline__ float loss_of(const Label& label, const Whole& row, f
 __device__ __forceinline__ vecf gradient_of(vecf e, u32 c, const Label& label, float lse, float share) {
     const float factor = label.is_class ? share : __int_as_float(0x7fc00000);
 #pragma unroll
-    for (u32 i = 0; i < W; i++) {
-        const float hit = int(c * W + i) == label.at ? 1.f - smoothing : 0.f;
+    for (u32 i = 0; i < VEC; i++) {
+        const float hit = int(c * VEC + i) == label.at ? 1.f - smoothing : 0.f;
         e.v[i] = label.ignored ? 0.f : (expf(e.v[i] - lse) - smoothing / float(V) - hit) * factor;
     }
     return e;

@@ -71,7 +71,9 @@ SampleTokens = Annotated[int | None, typer.Option(help=(
 Seed = Annotated[int | None, typer.Option(help=(
     "Decides initial weights, order of data and dropout, on every backend alike."))]
 Precision = Annotated[str | None, typer.Option(help=(
-    "float32, float16 or bfloat16: of matrix products and attention, where the device has it. Weights stay float32."))]
+    "float32, float16 or bfloat16: of matrix products and attention, where the device has it; weights stay float32. "
+    "float16-weights or bfloat16-weights: of weights, gradients and all between them, for half the memory; AdamW works "
+    "on a float32 copy."))]
 Keep = Annotated[int | None, typer.Option(help=(
     "Checkpoints that stay, the newest ones; the best one stays beside them. Default: 2."))]
 Board = Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard too, to DIR/tensorboard.")]

@@ -56,7 +56,7 @@ Val = Annotated[float | None, typer.Option("--val", metavar="SHARE", help=(
     "same."))]
 EvalEvery = Annotated[int | None, typer.Option(help="Steps between validations, samples and checkpoints.")]
 Seed = Annotated[int | None, typer.Option(help="Decides the order of conversations, and dropout.")]
-Precision = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16. Default: the run's.")]
+Precision = Annotated[str | None, typer.Option(help="As of `dualml train`. Default: the run's.")]
 Backend = Annotated[str | None, typer.Option(help="auto, cpu, webgpu or cuda.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a live display.")]
 

@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import DataError
+from ..ops.windows import philox64
 
-_STREAMS = {"train": 0, "val": 1}
+STREAMS = {"train": 0, "val": 1}  # of random words
 
 
 class Batches(Protocol):
@@ -80,7 +81,7 @@ class WindowBatches:
 
     def _starts(self, part: str, index: int, places: int) -> np.ndarray:
         """int64 [B], each in [0, places)."""
-        drawn = np.random.Philox(key=[self.seed, _STREAMS[part]], counter=[0, 0, 0, index]).random_raw(self.batch)
+        drawn = philox64(self.seed % 2**64, STREAMS[part], index).random_raw(self.batch)
         if places < 1 << 32:  # the product fits into 64 bits
             return ((drawn >> np.uint64(32)) * np.uint64(places) >> np.uint64(32)).astype(np.int64)
         return np.array([number * places >> 64 for number in drawn.tolist()], np.int64)

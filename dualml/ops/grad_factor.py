@@ -22,11 +22,13 @@ from ..kernel import Kernel, kernel
 LARGEST = 2.0**24  # of a loss scale: gradients of zero must not let it grow for ever
 
 
-@kernel("norm[1] &state:f32[4] -> factor:f32[1] total[1] | max_norm floor growth", groups="1", block=32,
-        software_block=8)
-def grad_factor(norm: Any, state: Any, max_norm: float, floor: float, growth: float) -> Any:
-    """Also total, the norm without the scale. max_norm 0 clips nothing, growth 0 never grows."""
+@kernel("given[M] &state:f32[4] -> factor:f32[1] total[1] | squares:u32 max_norm floor growth", groups="1",
+        software_block=8, static="squares", vector="M")
+def grad_factor(given: Any, state: Any, squares: int, max_norm: float, floor: float, growth: float) -> Any:
+    """Also total, the norm without the scale. The norm is given, or (squares = 1) the root of what is given, summed.
+    max_norm 0 clips nothing, growth 0 never grows."""
     scale, good, skipped, still = state
+    norm = np.sqrt(given.sum(keepdims=True)) if squares else given
     total, factor = norm / scale, np.zeros_like(norm)
     if not still and np.isfinite(norm[0]):
         factor = np.minimum(1, max_norm / (total + norm.dtype.type(1e-6)) if max_norm else 1) / scale
@@ -41,8 +43,10 @@ def grad_factor(norm: Any, state: Any, max_norm: float, floor: float, growth: fl
 
 
 def step_factor(norm: Array, state: Array, max_norm: float, floor: float, growth: int) -> tuple[Array, Array]:
-    """Factor and norm without the scale, of shape [1] and (); state [4] is moved on by one step."""
-    factor, total = run(grad_factor, norm.reshape(1), state, max_norm=max_norm, floor=floor, growth=float(growth))
+    """Factor and norm without the scale, of shape [1] and (); state [4] is moved on by one step. The norm is of shape
+    (), or its squares are, [M] (ops.optimizer.grad_squares)."""
+    factor, total = run(grad_factor, norm.reshape(norm.size), state, squares=norm.ndim, max_norm=max_norm, floor=floor,
+                        growth=float(growth))
     return factor, total.reshape()
 
 
@@ -52,5 +56,8 @@ def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.nd
                         (np.inf, [8, 1, 2, 0]), (np.nan, [8, 1, 2, 0]), (-np.inf, [1, 5, 0, 0]), (np.inf, [3, 0, 0, 0]),
                         (2.0, [1, 0, 1, 1]), (np.nan, [1, 0, 1, 1]), (0.0, [1, 0, 0, 0]), (1e-40, [1, 0, 0, 0])):
         for growth in (0.0, 3.0):
-            yield grad_factor, (np.array([norm]), np.array(state, np.float64)), \
-                {"max_norm": 1.0 if growth else 0.0, "floor": 2.0 if state[0] == 3 else 1.0, "growth": growth}
+            numbers = {"max_norm": 1.0 if growth else 0.0, "floor": 2.0 if state[0] == 3 else 1.0, "growth": growth}
+            yield grad_factor, (np.array([norm]), np.array(state, np.float64)), {"squares": 0, **numbers}
+            for count in (64, 2050 if growth else 1):
+                parts = np.full(count, abs(norm)) / count * abs(norm)
+                yield grad_factor, (parts, np.array(state, np.float64)), {"squares": 1, **numbers}

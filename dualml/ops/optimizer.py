@@ -12,20 +12,25 @@ by `scale`; a scale of 0 leaves everything as it is, which is what a loss scaler
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from ..array import Array, empty, run
-from ..dtypes import float32, float64
+from ..dtypes import bfloat16, float16, float32, float64
 from ..errors import ShapeError
 from ..kernel import Kernel, Scalar, kernel
 from .blocks import each, row_blocks
+from .cast import cast
 
 _EACH = "cdiv(N, W * 4 * BLOCK)"  # workgroups where each invocation has four vectors
 _SUMS = 1024            # partial sums of an Array's norm, at most; a multiple of _SUMS_STEP
-_SUMS_STEP = 64         # partial sums of every Array begin on the backend's alignment
+_SOURCES = 4            # Arrays whose norms share a launch
+_SUMS_STEP = 64         # partial sums of every launch begin on the backend's alignment
+_SUBNORMAL = 2.0**-25   # half the distance of float16's smallest numbers
+_NEAR = {float16: 2.0**-11, bfloat16: 2.0**-8}  # the most that rounding changes, as a share of the result
 _NORM_WORK = 8192       # elements of a partial sum, at least
 
 # ---- kernels --------------------------------------------------------------------------------------------------------
@@ -103,12 +108,25 @@ def sgd(param: Any, grad: Any, hyper: Any, scale: Any) -> Any:
     return param
 
 
-@kernel("x[N] -> partial:f32[S] | S:u32", groups="S", software_block=16, vector="N")
-def squared_norm(x: Any, S: int) -> Any:
-    """S partial sums of squares, to be added up by grad_norm_total."""
-    unit = 1 if x.size % 4 else 4  # a workgroup has neighbouring vectors
-    size = -(-x.size // unit // S) * unit
-    return np.array([np.vdot(part, part) for part in (x[i * size:(i + 1) * size] for i in range(S))], x.dtype)
+@kernel("param[N] &master:f32[N] | near", groups=_EACH, software_block=64, vector="N")
+def refresh_master(param: Any, master: Any, near: float) -> Any:
+    """master where param is what it was rounded to, else param: someone has written that one since."""
+    far = ~(np.abs(master - param) <= np.abs(param) * near + _SUBNORMAL)
+    if far.any():
+        np.copyto(master, param, where=far)
+    return master
+
+
+@kernel("x0[N0] x1[N1] x2[N2] x3[N3] -> partial:f32[S] | S1:u32 S2:u32 S3:u32 S:u32", groups="S", software_block=16,
+        vector="N0 N1 N2 N3")
+def squared_norm(x0: Any, x1: Any, x2: Any, x3: Any, S1: int, S2: int, S3: int, S: int) -> Any:
+    """S partial sums of squares, to be added up by grad_norm_total; those of x<k> begin at S<k>."""
+    partial, ends, arrays = np.empty(S, x0.dtype), (0, S1, S2, S3, S), (x0, x1, x2, x3)
+    unit = 1 if any(x.size % 4 for x in arrays) else 4  # a workgroup has neighbouring vectors
+    for x, start, stop in zip(arrays, ends, ends[1:], strict=False):
+        size = -(-x.size // unit // max(1, stop - start)) * unit
+        partial[start:stop] = [np.vdot(p, p) for p in (x[i * size:(i + 1) * size] for i in range(stop - start))]
+    return partial
 
 
 @kernel("partial[M] -> norm[1]", groups="1", software_block=8, vector="M")
@@ -143,18 +161,45 @@ def sgd_momentum_step(*param_grad_buffer_hyper_scale: Array) -> None:
     run(sgd_momentum, *param_grad_buffer_hyper_scale)
 
 
-def grad_norm(arrays: Sequence[Array]) -> Array:
-    """Global L2 norm of Arrays of any shapes on one backend: shape (), float32 (float64 of float64 ones)."""
+def with_master(param: Array, master: Array, step: Callable[[Array], None]) -> None:
+    """Runs `step` on the float32 master copy of a 16-bit param, then rounds it to param. All [N].
+
+    A master that param is not the rounding of (zeros before the first step, or after other weights were loaded) begins
+    anew as param, so that param alone says what the weights are.
+    """
+    run(refresh_master, param, master, near=_NEAR[param.dtype])
+    step(master)
+    cast(master, param.dtype, param)
+
+
+def grad_squares(arrays: Sequence[Array]) -> Array:
+    """Sums of squares [M] of Arrays of any shapes on one backend, whose total is the square of their global L2 norm:
+    float32 (float64 of float64 ones). As a rule one launch."""
     if not arrays:
         raise ShapeError("[grad_norm] arrays must hold at least one Array, got none.")
+    alike: dict[Any, list[Array]] = {}  # of one dtype, and in vectors of four or not
+    for array in arrays:
+        alike.setdefault((array.dtype, array.size % 4 == 0), []).append(array)
+    together = [group[i:i + _SOURCES] for group in alike.values() for i in range(0, len(group), _SOURCES)]
+    ends = [list(accumulate((_pieces(a) for a in part), initial=0)) for part in together]
     dtype = float64 if arrays[0].dtype is float64 else float32
-    counts = [min(_SUMS, _SUMS_STEP * max(1, a.size // (_SUMS_STEP * _NORM_WORK))) for a in arrays]
-    partial = empty((sum(counts),), dtype, arrays[0].backend)
-    start = 0
-    for array, count in zip(arrays, counts, strict=True):
-        run(squared_norm, array.reshape(array.size), S=count, out=(partial.slot(start, (count,)),))
-        start += count
-    norm: Array = run(grad_norm_total, partial)
+    partial, start = empty((sum(e[-1] for e in ends),), dtype, arrays[0].backend), 0
+    for part, (*begins, stop) in zip(together, ends, strict=True):
+        part = [a.reshape(a.size) for a in part] + [part[0].reshape(part[0].size)] * (_SOURCES - len(part))
+        begins += [stop] * (_SOURCES - len(begins))
+        places: dict[str, Any] = {f"S{k}": begin for k, begin in enumerate(begins) if k}
+        run(squared_norm, *part, **places, S=stop, out=(partial.slot(start, (stop,)),))
+        start += stop
+    return partial
+
+
+def _pieces(array: Array) -> int:
+    return min(_SUMS, _SUMS_STEP * max(1, array.size // (_SUMS_STEP * _NORM_WORK)))
+
+
+def grad_norm(arrays: Sequence[Array]) -> Array:
+    """Global L2 norm of Arrays of any shapes on one backend: shape (), float32 (float64 of float64 ones)."""
+    norm: Array = run(grad_norm_total, grad_squares(arrays))
     return norm.reshape()
 
 
@@ -179,8 +224,12 @@ def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.nd
         yield sgd_momentum, (param, grad, m, np.array([0.1, 0.01, 0.9, 0.8, 0.0]), skip), {}
         yield sgd, (param, grad, np.array([0.1, 0.01]), half), {}
         yield sgd, (param, grad, np.array([0.1, 0.01]), skip), {}
+        written = np.where(np.arange(size) % 3, 1 + 2.0**-9 * np.sign(grad), 3.0)  # near param, and not
+        yield refresh_master, (np.ones(size), written), {"near": 2.0**-8}
         for pieces in (1, 5, 64):
-            yield squared_norm, (grad,), {"S": pieces}
+            yield squared_norm, (grad,) * 4, {"S1": pieces, "S2": pieces, "S3": pieces, "S": pieces}
+            yield squared_norm, (grad, param, m[:size // 8 * 4], v), \
+                {"S1": pieces, "S2": pieces + 1, "S3": pieces + 7, "S": pieces + 10}
         yield grad_norm_total, (v,), {}
         for norm in (0.0, 0.5, 20.0):
             yield scale_by_norm, (grad, np.array([norm])), {"max_norm": 1.0}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ..array import Array
 from ..errors import GradientError
 from ..nn.module import Parameter
-from ..ops.optimizer import clip_, grad_norm as _norm
+from ..ops.optimizer import clip_, grad_norm as _norm, grad_squares as _squares
 from ..tensor import Tensor
 from .arena import gradient_arrays
 
@@ -15,6 +15,11 @@ from .arena import gradient_arrays
 def grad_norm(parameters: Iterable[Parameter]) -> Tensor:
     """The L2 norm of all gradients together, a scalar tensor. Nothing waits."""
     return Tensor(_norm(_gradients("grad_norm", parameters)))
+
+
+def grad_squares(parameters: Iterable[Parameter]) -> Tensor:
+    """Sums of squares of all gradients [M], whose total is the square of their norm, for amp.LossScaler.factor."""
+    return Tensor(_squares(_gradients("grad_norm", parameters)))
 
 
 def _gradients(name: str, parameters: Iterable[Parameter]) -> list[Array]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..ops.embedding import embedding_accumulate, embedding_add_forward
 from .graph import Graph, is_kernel, reads_what_it_writes
+from .norms import rounds
 from .recording import Item, Place
 
 
@@ -65,7 +66,7 @@ def _add_in_place(graph: Graph, index: int) -> bool:
     if at is None or not is_kernel(graph.items[at], "accumulate"):
         return False
     total, value = graph.items[at].places
-    if value != item.places[-1]:
+    if value != item.places[-1] or rounds(graph, item, graph.items[at], "embedding"):
         return False
     assert item.spec is not None
     dims = {"V": item.dims["S"] - 1, "C": item.dims["C"], "N": item.dims["N"]}

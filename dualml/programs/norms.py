@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..dtypes import DType
+from ..dtypes import DType, bfloat16, float16
 from ..ops.norm_dropout import ROUNDINGS, dropout_layer_norm_forward, layer_norm_dropout_backward
 from .graph import Graph, is_kernel, reads_what_it_writes
 from .recording import Item, Place
@@ -59,6 +59,15 @@ def _dtype(item: Item) -> DType | None:
     return found.pop() if len(found) == 1 else None
 
 
+def rounds(graph: Graph, item: Item, other: Item, group: str = "norm") -> bool:
+    """Whether what an item makes is rounded to 16 bits before another reads it; together they would not do that."""
+    assert item.spec is not None
+    if item.spec.dtype(item.spec.kernel.args[-1]) not in (float16, bfloat16):
+        return False
+    graph.note(group, f"{item.name} ({item.where}) stays by {other.name}: what goes between them is rounded to 16 bits")
+    return True
+
+
 def take_over(graph: Graph, gone: Sequence[int], at: int, made: Item, text: str) -> bool:
     """Puts one launch in the place of several, unless WebGPU would refuse it."""
     if reads_what_it_writes(made):
@@ -83,7 +92,7 @@ def _add_before(graph: Graph, index: int) -> bool:
     if at is None or not is_kernel(graph.items[at], *FORWARD):
         return False
     norm = graph.items[at]
-    if norm.places[X] != total or norm.dims["R"] or _dtype(norm) is not _dtype(item):
+    if norm.places[X] != total or norm.dims["R"] or _dtype(norm) is not _dtype(item) or rounds(graph, item, norm):
         return False
     if not graph.can_move(index, at):
         graph.note("norm", f"add ({item.where}) stays: what it adds changes before {norm.name} ({norm.where})")
@@ -103,7 +112,7 @@ def _add_after(graph: Graph, index: int) -> bool:
     dx = norm.places[out]
     at = _next_use(graph, dx, index)
     if at is None or not _dense_add(graph.items[at]) or not graph.is_temporary(dx.number) \
-            or _dtype(norm) is not _dtype(graph.items[at]):
+            or _dtype(norm) is not _dtype(graph.items[at]) or rounds(graph, graph.items[at], norm):
         return False
     add = graph.items[at]
     other = [p for p in add.places[:2] if p != dx]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from ..amp import PRECISIONS
+from ..amp import PRECISIONS, SHORT_WEIGHTS
 from ..errors import DataError
 from ..models import PRESETS
 
@@ -32,7 +32,8 @@ class TrainConfig:
         eval_every: steps between validations, samples and checkpoints; 0 for six in a run.
         eval_batches: validation batches, the same ones each time.
         sample_tokens: in a sample on the way; three times as many at the end; 0 for none.
-        precision: of matrix products and attention, one of dualml.amp.PRECISIONS. All else is float32.
+        precision: of matrix products and attention, one of dualml.amp.PRECISIONS; all else is float32. Or one of
+            dualml.amp.SHORT_WEIGHTS: then weights, gradients and activations are of 16 bits.
         keep: checkpoints that stay on disk, the newest ones, and the best beside them.
         layers, heads, width: of the model, in place of the preset's.
     """
@@ -82,7 +83,8 @@ class TrainConfig:
             self._check(name, getattr(self, name) < math.inf, "finite")
         self._check("seed", self.seed < 1 << 63, "below 2^63")
         self._check("minutes", self.minutes is None or 0 < self.minutes < math.inf, "above 0")
-        self._check("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        precisions = (*PRECISIONS, *SHORT_WEIGHTS)
+        self._check("precision", self.precision in precisions, f"one of {', '.join(precisions)}")
         self._check("preset", self.preset in PRESETS, f"one of {', '.join(PRESETS)}")
 
     def _check(self, name: str, right: bool, expected: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from .. import functional
-from ..data import Batches
+from ..data import Batches, DeviceBatches
 from ..errors import TrainingError
 from ..models import GPT
 from ..tape import no_grad
@@ -75,7 +75,7 @@ def evaluate(model: GPT, forward: Callable[[str, int], Tensor], batches: int, to
     return Evaluation(loss, tokens, nbytes)
 
 
-def text_size(data: Batches, tokenizer: Tokenizer, batches: int) -> tuple[int, int]:
+def text_size(data: Batches | DeviceBatches, tokenizer: Tokenizer, batches: int) -> tuple[int, int]:
     """Tokens that validation batches ask the model for, and the bytes they stand for."""
     exact = getattr(tokenizer, "decode_bytes", None)
     tokens = nbytes = 0

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoints, random, runtime
-from ..data import Corpus, open_corpus, same_corpus
+from .. import amp, checkpoints, random, runtime
+from ..data import Corpus, DeviceBatches, open_corpus, placed, same_corpus, why_on_host
 from ..errors import CheckpointError, DataError
 from ..models import GPT, GPTConfig
 from ..safe_files import replacing
@@ -52,9 +52,17 @@ class Run:
                  f"model: {counted(sizes.layers, 'layer')}, {counted(sizes.heads, 'head')}, width {sizes.width}, "
                  f"context {sizes.context}",
                  f"training: {bound}, {config.tokens_per_step:,} tokens a step, lr {config.lr:g}, seed {config.seed}",
+                 f"batches: {self._where()}",
                  f"folder: {self.folder}" + (f", going on after step {trainer.step:,}" if self.resumed else ""),
                  f"{trainer.backend.name}: {device.name} ({device.driver})"]
         return title, lines
+
+    def _where(self) -> str:
+        """Who draws the batches: that was decided when the run was built, and stays so."""
+        data, backend = self.trainer.data, self.trainer.backend.name
+        if isinstance(data, DeviceBatches):
+            return f"drawn on the device, from {data.nbytes / 2**20:,.1f} MiB of tokens there"
+        return f"gathered on the host, {why_on_host(data, backend) or 'as was asked for'}"
 
     def execute(self) -> bool:
         """Trains, then leaves picture and sample. Returns False where Ctrl-C ended it sooner (it is saved then too)."""
@@ -107,7 +115,7 @@ def build(config: TrainConfig, backend: str, tokenizer: Tokenizer, corpus: Corpu
     about = {corpus.kind: corpus.reference}
     with runtime.use_backend(backend):
         random.manual_seed(config.seed)
-        return Trainer(GPT(model), data, tokenizer, config, folder, reporter, about)
+        return Trainer(GPT(model), placed(data, runtime.get_backend()), tokenizer, config, folder, reporter, about)
 
 
 def prepare(config: TrainConfig, backend: str = "auto", out: str | Path | None = None,
@@ -189,6 +197,9 @@ def load_for_sampling(out: str | Path | None = None, backend: str = "auto", step
     state = checkpoints.read_state(path)
     with checkpoints.reading(path), runtime.use_backend(backend):
         model = GPT(model_sizes(path, state["model"]))
+        short = amp.SHORT_WEIGHTS.get(state["config"]["precision"])
+        if short is not None and short in runtime.current().dtypes:  # else float32, which holds the same values
+            model.to(short)
         checkpoints.load_model(path, model)
         return model, load_tokenizer(state["tokenizer"]), path
 
@@ -209,6 +220,8 @@ def load_for_evaluation(out: str | Path | None = None, backend: str = "auto", st
     state = checkpoints.read_state(path)
     with checkpoints.reading(path):
         config = TrainConfig.from_dict(state["config"]).changed(eval_batches=batches)
+        if amp.dtype_of(config.precision) not in runtime.get(backend).dtypes:
+            config = config.changed(precision="float32")  # which is no worse
         found = open_corpus(text or "", data) if text or data else same_corpus(state)
         tokenizer, model = load_tokenizer(state["tokenizer"]), model_sizes(path, state["model"])
         trainer = build(config, backend, tokenizer, found, None, None, model)
@@ -220,7 +233,7 @@ def load_for_evaluation(out: str | Path | None = None, backend: str = "auto", st
 def model_sizes(path: Path, saved: Mapping[str, Any]) -> GPTConfig:
     """A checkpoint's model sizes, which must fit the file with its weights: a model is not built on a file's word."""
     sizes = GPTConfig(**saved)
-    needed = 4 * sizes.width * (sizes.vocab_size + 12 * sizes.layers * sizes.width)
+    needed = 2 * sizes.width * (sizes.vocab_size + 12 * sizes.layers * sizes.width)
     have = (path / "model.safetensors").stat().st_size
     if needed > have:
         raise CheckpointError(f"[checkpoint] {path}/state.json describes a model of at least {needed:,} bytes, but "

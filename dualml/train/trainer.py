@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import amp, checkpoints, creation, functional, optim, random, runtime
-from ..data import Batches
+from ..data import Batches, DeviceBatches
 from ..errors import CheckpointError, TrainingError
 from ..models import GPT
 from ..programs import capture
@@ -55,17 +55,20 @@ class Trainer:
     """Trains a GPT on batches and keeps its run folder: checkpoints, metrics.jsonl.
 
     Args:
+        data: batches, from the host or drawn on the model's device; the losses are the same.
         about: JSON values that a later process needs to rebuild model and data, put into every checkpoint.
         folder: the run's folder; None keeps nothing on disk.
     """
 
-    def __init__(self, model: GPT, data: Batches, tokenizer: Tokenizer, config: TrainConfig,
+    def __init__(self, model: GPT, data: Batches | DeviceBatches, tokenizer: Tokenizer, config: TrainConfig,
                  folder: Path | None = None, reporter: Reporter | None = None,
                  about: Mapping[str, Any] | None = None) -> None:
         self.model, self.data, self.tokenizer, self.config = model, data, tokenizer, config
         self.folder, self.reporter, self.about = folder, reporter or Reporter(), dict(about or {})
         self.backend = runtime.get(model.wte.weight.backend)
         self.precision = amp.check(config.precision, self.backend.name)
+        if config.precision in amp.SHORT_WEIGHTS:
+            model.to(self.precision)
         self.scaler = amp.LossScaler(self.precision, self.backend.name)
         self.optimizer = make_optimizer(model, config)
         self._replayed = capture(self._work)
@@ -75,6 +78,7 @@ class Trainer:
         self.spent = 0.0  # seconds in this and earlier processes
         self.best: dict[str, float] = {}  # step and loss of the best validation
         self._saved = -1  # step of the last checkpoint
+        self._next: int | None = None  # the batch that the device draws next, where it is known
         self._unread: list[_Unread] = []
         self._val_size: tuple[int, int] | None = None  # tokens and bytes of a validation
 
@@ -88,7 +92,7 @@ class Trainer:
         """The loss of tokens and targets, int32 [B,T] each."""
         placed = [a if isinstance(a, Tensor) else creation.tensor(a, backend=self.backend.name)
                   for a in (tokens, targets)]
-        with amp.autocast(self.precision):
+        with amp.forward_pass(self.config.precision):
             loss: Tensor = self.model(*placed)[1]
         return loss
 
@@ -104,8 +108,7 @@ class Trainer:
         rate, start = learning_rate(self.config, self.plan, self.step), random.get_state()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        count = self.config.accumulation
-        batches = [self.data.get("train", self.step * count + micro) for micro in range(count)]
+        batches = self._batches()
         with runtime.use_backend(self.backend.name):
             values, factor = self._replayed(batches)
         if self.scaler.dynamic and not float(factor):
@@ -113,15 +116,32 @@ class Trainer:
         self.optimizer.zero_grad()
         self._unread.append(_Unread(self.step, rate, start, values))
         self.step += 1
+        self._next = self.step * self.config.accumulation
 
-    def _work(self, batches: list[tuple[Any, Any]]) -> tuple[list[Tensor], Tensor]:
+    def _batches(self) -> list[Any] | None:
+        """The step's batches from the host; None where the device draws them, and stands at the first of them."""
+        first, count = self.step * self.config.accumulation, self.config.accumulation
+        if not isinstance(self.data, DeviceBatches):
+            return [self.data.get("train", first + micro) for micro in range(count)]
+        if self._next != first:
+            self.data.seek("train", first)
+        self._next = None  # until the step is done
+        return None
+
+    def _drawn(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """As many batches as a step takes, each drawn on the device when it is asked for."""
+        data = self.data
+        assert isinstance(data, DeviceBatches)
+        return (data.next("train") for _ in range(self.config.accumulation))
+
+    def _work(self, batches: list[Any] | None) -> tuple[list[Tensor], Tensor]:
         """What a step does to the device. Returns losses and gradient norm, and what gradients were multiplied by."""
         seed, losses = self.scaler.seed(self.config.accumulation), []
-        for tokens, targets in batches:
+        for tokens, targets in self._drawn() if batches is None else batches:
             loss = self.loss(tokens, targets)
             loss.backward(seed)
             losses.append(loss.detach())
-        factor, norm = self.scaler.factor(optim.grad_norm(self.model.parameters()), self.config.clip)
+        factor, norm = self.scaler.factor(optim.grad_squares(self.model.parameters()), self.config.clip)
         self.optimizer.step(factor)
         return [*losses, norm], factor
 

@@ -1,0 +1,1 @@
+{% include "bias_gelu_forward.cu" %}
