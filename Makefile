@@ -8,6 +8,9 @@ TORCH   ?= torch==2.13.0
 JOBS    ?= 2
 ARGS    ?=
 
+# ops with kernels of their own for 16 bits
+SIXTEEN := attention or matmul or linear or norm
+
 export VENV PYTHON
 RUN    := $(VENV)/bin/python
 DUALML := $(VENV)/bin/dualml
@@ -45,10 +48,12 @@ docs: $(TEST) $(VULKAN)  ## write docs/parity.md and docs/flags.md from a run of
 	$(RUN) -m pytest -q -n $(JOBS) --dist loadgroup tests/test_parity.py
 	$(RUN) scripts/write_docs.py
 
-sanitize: $(TEST)  ## run every CUDA kernel on the CPU under ASan and under TSan
+sanitize: $(TEST)  ## run every CUDA kernel on the CPU under ASan, under TSan, and in shuffled orders
 	$(RUN) -m tests.cuda_on_cpu asan -m pytest -q -n $(JOBS) --dist loadgroup tests/test_parity.py -k cuda_on_cpu
 	$(RUN) -m tests.cuda_on_cpu tsan -m pytest -q -n $(JOBS) --dist loadgroup tests/test_parity.py \
-	    -k "cuda_on_cpu and float32 and test_op"
+	    -k "cuda_on_cpu and (test_kernel and not float16 or test_op and (float32 or bfloat16 and ($(SIXTEEN))))"
+	DUALML_CUDA_ON_CPU=shuffled=1,shuffled=2 $(RUN) -m pytest -q -n $(JOBS) --dist loadgroup tests/test_parity.py \
+	    -k "cuda_on_cpu and (test_op or test_kernel)"
 
 gpu-check:  ## on a machine with a GPU: real CUDA and Vulkan parity, benchmarks, a table in out/ (offline; ARGS=--help)
 	$(if $(wildcard $(RUN)),$(RUN),python3) benchmarks/gpu_check.py $(ARGS)

@@ -29,7 +29,13 @@ import step_kernels  # noqa: E402
 
 import dualml as dm  # noqa: E402
 from dualml import amp, runtime  # noqa: E402
-from dualml.backends.nvrtc import compile_options, dynamic_shared, inline_headers, target_of  # noqa: E402
+from dualml.backends.nvrtc import (  # noqa: E402
+    compile_options,
+    dynamic_shared,
+    inline_headers,
+    rounding,
+    target_of,
+)
 from dualml.backends.sources import cuda_source  # noqa: E402
 from dualml.kernel import DeviceInfo, Spec  # noqa: E402
 from dualml.programs.recording import Item, Place  # noqa: E402
@@ -81,7 +87,8 @@ def bytes_of(item: Item) -> int:
     if item.name in ("embedding_forward", "embedding_add_forward"):
         table, rows = item.places[0], item.places[-1]
         moved[0] = Place(table.number, 0, min(table.nbytes, rows.nbytes)), "read"
-    return _length(p for p, how in moved if how != "write") + _length(p for p, how in moved if how != "read")
+    beside = 2 * item.places[-1].nbytes if item.dims.get("has_bias") else 0  # cuBLAS finds a bias written by a product
+    return beside + _length(p for p, how in moved if how != "write") + _length(p for p, how in moved if how != "read")
 
 
 def flops_of(item: Item) -> tuple[int, int]:
@@ -147,7 +154,7 @@ def resources(spec: Spec, device: DeviceInfo) -> tuple[int, int]:
     if compiler is None:
         raise SystemExit("NVRTC's wheels are not installed: pip install -e '.[nvrtc]'")
     works, log, _ = compile_unit(source, (*compile_options(target_of(ARCH, (ARCH,)), compiler[1]),
-                                          "--ptxas-options=-v"))
+                                          rounding(spec), "--ptxas-options=-v"))
     used = _USED.search(log)
     if not works or used is None:
         raise SystemExit(f"{spec.stem} does not compile: {log}")

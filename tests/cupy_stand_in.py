@@ -10,6 +10,7 @@ import ctypes
 import math
 import random
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,14 +78,21 @@ class Event:
         self.done, self.waited, self.timed, self.at = False, False, not disable_timing, 0
         self.capture: Capture | None = None
         self.nodes: frozenset[int] = frozenset()
+        self.stream: Stream | None = None
 
     def record(self, stream: Stream) -> None:
+        stream.device.entered()
+        self.stream = stream
         Event.clock += 3 if self.timed else 0
         self.at = Event.clock
         self.capture, self.nodes = stream.capture, frozenset(stream.tail)
 
     def synchronize(self) -> None:
+        if self.capture is not None:
+            raise self.capture.spoil(907, "cudaErrorCapturedEvent: a wait")
         self.waited = True
+        if self.stream and self.stream.fails:
+            raise self.stream.fails
 
 
 class Graph:
@@ -120,6 +128,7 @@ class Stream:
 
     def do(self, work: Any) -> None:
         """Now, or when the graph that is being recorded runs."""
+        self.device.entered()
         if self.capture is None:  # CUDA would run it now, in the middle of the recording: never meant
             self.device.not_while_recording("work on a stream that is not recorded")
             work()
@@ -253,7 +262,9 @@ class Device:
         self.streams: list[Stream] = []
         self.graphs: list[Graph] = []
         self.room = 1 << 30
-        self.compiled = 0
+        self.compiled, self.options = 0, tuple[str, ...]()
+        self.loaded, self.broken = list[bytes](), list[bytes]()  # images; those that the driver does not take
+        self.chosen, self.chosen_by = threading.local(), list[int]()  # by threads
         self.memory: list[Memory] = []
         self.refused: CudaError | None = None
         self.__file__ = "/nowhere/cupy/__init__.py"
@@ -263,11 +274,10 @@ class Device:
             getCUBIN=lambda program: program.encode(), getPTX=lambda program: b"ptx",
             getProgramLog=lambda program: "the log", destroyProgram=lambda program: None)
         driver = SimpleNamespace(
-            moduleLoadData=lambda image: len(image), moduleGetFunction=lambda module, name: name,
-            funcSetAttribute=lambda *args: self.attributes.append(args), launchKernel=self.launch,
-            CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8)
+            moduleLoadData=self.load, moduleGetFunction=lambda module, name: name,
+            funcSetAttribute=lambda *args: self.attributes.append(args), launchKernel=self.launch)
         runtime = SimpleNamespace(
-            getDevice=lambda: 0, getDeviceProperties=self.properties, memGetInfo=lambda: (1, 2),
+            getDevice=lambda: 3, setDevice=self.choose, getDeviceProperties=self.properties, memGetInfo=lambda: (1, 2),
             driverGetVersion=lambda: 13020, memcpyAsync=self.copy, memsetAsync=self.fill,
             memcpyHostToDevice=1, memcpyDeviceToHost=2, memcpyDeviceToDevice=3)
         pool = SimpleNamespace(malloc=self.malloc, free_bytes=lambda: 9, free_all_blocks=lambda: None)
@@ -275,6 +285,23 @@ class Device:
                                     MemoryPool=lambda: pool, memory=SimpleNamespace(OutOfMemoryError=PoolError),
                                     alloc_pinned_memory=self.pinned, cublas=Cublas(self), get_cuda_path=lambda: None,
                                     get_elapsed_time=lambda begin, end: end.at - begin.at)
+
+    def choose(self, number: int) -> None:
+        assert number == 3
+        self.chosen.device = number
+        self.chosen_by.append(threading.get_ident())
+
+    def entered(self) -> None:
+        """What the driver does in threads that have not chosen a device."""
+        if not hasattr(self.chosen, "device"):
+            raise CudaError(201, "CUDA_ERROR_INVALID_CONTEXT: invalid device context")
+
+    def load(self, image: bytes) -> int:
+        self.entered()
+        if image in self.broken:
+            raise CudaError(200, "CUDA_ERROR_INVALID_IMAGE: device kernel image is invalid")
+        self.loaded.append(image)
+        return len(self.loaded)
 
     def stream(self, non_blocking: bool) -> Stream:
         self.not_while_recording("a stream")
@@ -288,6 +315,7 @@ class Device:
         return {"major": 9, "minor": 0, "name": b"Stand-in", "multiProcessorCount": 132, "sharedMemPerBlockOptin": 1}
 
     def malloc(self, nbytes: int) -> Memory:
+        self.entered()
         if nbytes > self.room:
             raise PoolError
         self.not_while_recording("memory")
@@ -310,11 +338,13 @@ class Device:
 
     def compile(self, source: str, options: tuple[str, ...]) -> None:
         self.compiled += 1
+        self.options = options
         assert "--gpu-architecture=sm_90a" in options
         if "nonsense" in source:
             raise CudaError(6, "NVRTC_ERROR_COMPILATION")
 
     def launch(self, function: str, *numbers: int) -> None:
+        self.entered()
         if self.refused:
             raise self.refused
         self.on(numbers[7]).do(lambda: self.launched.append((function, *numbers)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from dualml import dtypes
 from dualml.array import from_numpy, run
 from dualml.backends import cuda, nvrtc
+from dualml.backends.base import Binding, Frozen
 from dualml.dtypes import as_dtype
 from dualml.errors import BackendError, DeviceLostError, KernelError, OutOfMemoryError
 from dualml.ops.matmul import gemm
@@ -73,6 +76,124 @@ def test_kernels_are_compiled_once_for_all_processes(device: Device) -> None:
     assert device.compiled == 2
 
 
+def kept(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cuda").iterdir())
+
+
+@pytest.mark.parametrize("spoil", ["cut", "changed", "emptied", "unreadable"])
+def test_a_kept_kernel_that_is_broken_is_made_again(device: Device, tmp_path: Path, spoil: str) -> None:
+    def use() -> None:
+        run(probe(), from_numpy(np.zeros(3, np.float32), backend=cuda.CudaBackend()), scale=1.0)
+
+    use()
+    path, = kept(tmp_path)
+    whole = path.read_bytes()
+    if spoil == "unreadable":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes({"cut": whole[:-5], "changed": b"?" + whole[1:], "emptied": b""}[spoil])
+    use()
+    assert device.compiled == 2
+    assert device.loaded[0] == device.loaded[1]
+    assert kept(tmp_path) == [path]  # nothing unfinished stays, even where it cannot be put in place
+    if spoil != "unreadable":
+        assert path.read_bytes() == whole
+
+
+def test_a_kept_kernel_that_the_driver_refuses_is_made_again_once(device: Device, tmp_path: Path) -> None:
+    x = np.zeros(3, np.float32)
+    run(probe(), from_numpy(x, backend=cuda.CudaBackend()), scale=1.0)
+    path, = kept(tmp_path)
+    nvrtc._keep(path, b"an image of another driver's")
+    device.broken.append(b"an image of another driver's")
+    run(probe(), from_numpy(x, backend=cuda.CudaBackend()), scale=1.0)
+    assert device.compiled == 2
+    run(probe(), from_numpy(x, backend=cuda.CudaBackend()), scale=1.0)
+    assert device.compiled == 2
+    device.broken.append(device.loaded[0])
+    with pytest.raises(BackendError, match="CUDA_ERROR_INVALID_IMAGE"):
+        run(probe(), from_numpy(x, backend=cuda.CudaBackend()), scale=1.0)
+    assert device.compiled == 3
+
+
+def test_a_cache_that_cannot_be_written(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(nvrtc.os, "replace", full)
+    run(probe(), from_numpy(np.zeros(3, np.float32), backend=cuda.CudaBackend()), scale=1.0)
+    assert len(device.launched) == 1
+    assert kept(tmp_path) == []
+
+
+def test_rounding_is_part_of_what_a_kernel_is_kept_by(device: Device, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.zeros(3, np.float32)
+    for option in ("--fmad=false", "--fmad=true"):
+        monkeypatch.setattr(nvrtc, "rounding", lambda spec, option=option: option)
+        run(probe(), from_numpy(x, backend=cuda.CudaBackend()), scale=1.0)
+        assert device.options[-1] == option
+    assert device.compiled == len(kept(tmp_path)) == 2
+
+
+# ---- threads --------------------------------------------------------------------------------------------------------
+
+def in_a_thread(work: Any) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def test_each_thread_chooses_the_device_once(device: Device) -> None:
+    """The driver has no device in a thread that has not chosen one: whatever comes first there must do it."""
+    backend = cuda.CudaBackend()
+    a = from_numpy(np.arange(8, dtype=np.float32), backend=backend)
+    b = from_numpy(np.zeros(8, np.float32), backend=backend)
+    kernel = probe()
+    out = run(kernel, a, scale=1.0)
+    (spec, program, _), = kernel.specs.values()
+    launch = Frozen(program, [Binding(x.buffer, 0, 32) for x in (a, out)], bytes(12), 1)
+    replay = backend.freeze([launch])
+    firsts = [
+        lambda: backend.alloc(4), lambda: backend.write(a.buffer, 0, np.ones(8, np.float32)),
+        lambda: backend.read(a.buffer, 0, np.dtype(np.float32), 8), lambda: b.copy_from(a),
+        lambda: backend.launch(program, launch.bindings, bytes(12), 1), lambda: backend.build(spec),
+        lambda: backend.freeze([launch]), lambda: replay([Binding(a.buffer, 0, 32)]), backend.synchronize]
+    for first in firsts:
+        before = len(device.chosen_by)
+
+        def twice(first: Any = first) -> None:
+            first()
+            first()
+            backend.synchronize()
+        in_a_thread(twice)
+        assert len(device.chosen_by) == before + 1
+
+
+def test_a_wait_while_another_thread_records_a_graph(device: Device) -> None:
+    """A stream that is recorded must not be waited for; what it was told before may."""
+    backend = cuda.CudaBackend()
+    a = from_numpy(np.arange(8, dtype=np.float32), backend=backend)
+    recording, waited = threading.Event(), threading.Event()
+
+    class Slow:
+        def prepare(self, *_: Any) -> None: ...
+
+        def launch(self, bindings: Any, params: bytes, groups: int, stream: Any) -> None:
+            recording.set()
+            assert not waited.wait(0.2)  # the reader must come after the recording
+            stream.do(lambda: None)
+
+    with ThreadPoolExecutor(1) as pool:
+        frozen = pool.submit(backend.freeze, [Frozen(Slow(), [Binding(a.buffer, 0, 32)], b"", 1)])
+        assert recording.wait(10)
+        backend.synchronize()
+        assert backend.read(a.buffer, 0, np.dtype(np.float32), 8)[7] == 7
+        waited.set()
+        frozen.result()
+    assert len(device.graphs) == 1
+
+
 def test_a_source_that_does_not_compile(device: Device) -> None:
     x = from_numpy(np.zeros(3, np.float32), backend=cuda.CudaBackend())
     with pytest.raises(KernelError, match=r"\[probe\] cuda/probe.cu does not compile for sm_90a: NVRTC[\s\S]*the log"):
@@ -83,7 +204,7 @@ def test_dynamic_shared_memory(device: Device) -> None:
     kernel = probe()
     kernel.texts["cu"] = "DYNAMIC_SHARED({{ 1000 * BLOCK }})\n" + kernel.texts["cu"]
     run(kernel, from_numpy(np.zeros(3, np.float32), backend=cuda.CudaBackend()), scale=1.0)
-    assert device.attributes == [("probe", 8, 64000)]
+    assert device.attributes == [("probe", 8, 64000), ("probe", 9, 100)]
     assert device.launched[0][7] == 64000
     with pytest.raises(KernelError, match="must get a number"):
         nvrtc.dynamic_shared("\nDYNAMIC_SHARED(BLOCK)")
@@ -127,6 +248,28 @@ def test_headers(tmp_path: Any) -> None:
         (tmp_path / "include" / "cccl").mkdir(parents=True)
         (tmp_path / "include" / "cuda_bf16.h").touch()
         assert folders() == [tmp_path / "include", tmp_path / "include" / "cccl"]
+
+
+def test_headers_of_wheels_lie_in_several_folders(tmp_path: Path) -> None:
+    """As pip installs CUDA 12; the toolkit of the system, where there is one, comes last."""
+    wheels, toolkit = tmp_path / "nvidia", tmp_path / "toolkit"
+    for name in ("cuda_runtime", "cuda_nvcc", "cuda_cccl"):
+        (wheels / name / "include").mkdir(parents=True)
+    (wheels / "cuda_runtime" / "include" / "cuda_bf16.h").touch()
+    (toolkit / "include" / "cccl").mkdir(parents=True)
+    (toolkit / "include" / "cuda_bf16.h").touch()
+    cupy = SimpleNamespace(__file__=str(tmp_path / "cupy.py"), cuda=SimpleNamespace(get_cuda_path=lambda: str(toolkit)))
+
+    def find(name: str) -> str | None:
+        if name == "crt":
+            raise RuntimeError("UNKNOWN libname='crt'")
+        return {"cudart": str(wheels / "cuda_runtime" / "include")}.get(name)
+
+    with mock.patch.object(nvrtc.importlib, "import_module",
+                           return_value=SimpleNamespace(find_nvidia_header_directory=find)):
+        assert nvrtc._header_folders(cupy) == [
+            *(wheels / name / "include" for name in ("cuda_runtime", "cuda_nvcc", "cuda_cccl")),
+            toolkit / "include", toolkit / "include" / "cccl"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import subprocess
@@ -24,7 +23,7 @@ from dualml.kernel import KERNELS
 from dualml.ops.softmax import softmax_forward
 from tests.cupy_stand_in import put_in_place
 from tests.parity.modes import PRESENT, REQUIRED
-from tests.test_nvrtc import nvrtc
+from tests.real_nvrtc import RealNvrtc, nvrtc
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
@@ -98,54 +97,6 @@ def test_ptx_is_by_nvrtc() -> None:
     assert nvrtc.alive == 0
 
 
-class RealNvrtc:
-    """NVIDIA's library under CuPy's names."""
-
-    class NVRTCError(RuntimeError): ...
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.library = library
-
-    def _call(self, name: str, *given: Any) -> None:
-        status = getattr(self.library, f"nvrtc{name}")(*given)
-        if status:
-            raise self.NVRTCError(f"{name} failed ({status})")
-
-    def _text(self, name: str, program: Any) -> bytes:
-        size = ctypes.c_size_t()
-        self._call(f"Get{name}Size", program, ctypes.byref(size))
-        text = ctypes.create_string_buffer(size.value)
-        self._call(f"Get{name}", program, text)
-        return text.raw[:size.value]
-
-    def getVersion(self) -> tuple[int, int]:
-        return 13, 0
-
-    def getSupportedArchs(self) -> list[int]:
-        return [80, 90]
-
-    def createProgram(self, source: str, name: str, headers: Any, names: Any) -> ctypes.c_void_p:
-        program = ctypes.c_void_p()
-        self._call("CreateProgram", ctypes.byref(program), source.encode(), name.encode(), 0, None, None)
-        return program
-
-    def compileProgram(self, program: Any, options: tuple[str, ...]) -> None:
-        self._call("CompileProgram", program, len(options),
-                   (ctypes.c_char_p * len(options))(*[o.encode() for o in options]))
-
-    def getPTX(self, program: Any) -> bytes:
-        return self._text("PTX", program).rstrip(b"\0")
-
-    def getCUBIN(self, program: Any) -> bytes:
-        return self._text("CUBIN", program)
-
-    def getProgramLog(self, program: Any) -> str:
-        return self._text("ProgramLog", program).decode()
-
-    def destroyProgram(self, program: Any) -> None:
-        self._call("DestroyProgram", ctypes.byref(program))
-
-
 def test_level_five_shows_the_ptx_of_a_real_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                                      capsys: pytest.CaptureFixture[str]) -> None:
     """The cuda backend builds a kernel by NVIDIA's NVRTC; only the device that would run it is a stand-in."""
@@ -153,7 +104,7 @@ def test_level_five_shows_the_ptx_of_a_real_compiler(monkeypatch: pytest.MonkeyP
     if found is None:
         (pytest.fail if "nvrtc" in REQUIRED else pytest.skip)("NVRTC's wheels are not installed")
     device = put_in_place(monkeypatch, tmp_path)
-    device.cuda.nvrtc = RealNvrtc(found[0])
+    device.cuda.nvrtc = RealNvrtc()
     monkeypatch.setattr(compiling, "_header_folders", lambda cupy: found[1])
     for level, source, ptx in ((3, False, False), (4, True, False), (5, True, True)):
         monkeypatch.setattr(config, "debug", level)
@@ -165,7 +116,7 @@ def test_level_five_shows_the_ptx_of_a_real_compiler(monkeypatch: pytest.MonkeyP
         for line in (".target sm_90a", ".visible .entry softmax_forward(", "ex2.approx"):
             assert (line in shown) is ptx, line
     broken = assembly.ptx(backend._compiler.nvrtc, "nonsense", backend._compiler.options)
-    assert broken == "// no PTX: CompileProgram failed (6)"
+    assert broken == "// no PTX: nvrtcCompileProgram answers 6"
 
 
 @pytest.fixture

@@ -6,36 +6,39 @@ warning is a failure, and so is a register spill: it is a slow kernel that works
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import importlib.util
 import math
 import re
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dualml import dtypes
+import dualml as dm
+from dualml import amp, dtypes, optim, runtime
 from dualml.backends.base import Backend, Binding, Buffer
-from dualml.backends.nvrtc import compile_options, dynamic_shared, inline_headers, target_of
+from dualml.backends.nvrtc import compile_options, dynamic_shared, inline_headers, rounding, target_of
 from dualml.backends.sources import cuda_source
 from dualml.dtypes import as_dtype
 from dualml.errors import BackendError
 from dualml.kernel import DeviceInfo, Spec
+from dualml.models import GPT
 from dualml.ops import load_all
 from dualml.ops.base import OPS, Case
 from tests.parity.modes import REQUIRED
 from tests.parity.outcomes import cases_of, kernel_cases, of_16_bits, run_kernel, run_op
+from tests.real_nvrtc import RealNvrtc, nvrtc
 
 load_all()
 ARCHES = (80, 90)
 MAX_DYNAMIC_SHARED = {80: 163 << 10, 90: 227 << 10}  # CUDA programming guide, table of technical specifications
 _UNUSED_ALLOWED = "--diag-suppress=177"  # a template may name more than each of its expressions uses
-_FUNCTION = re.compile(r"Function properties for (\w+)\n.*?(\d+) bytes spill stores, (\d+) bytes spill loads")
+_FUNCTION = re.compile(r"Function properties for (\w+)\n.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+                       r"(\d+) bytes spill loads")
+# In PTX an operation that names its rounding is as it stands; ptxas may make one of a product and a sum that do not.
+_LOOSE = re.compile(r"\b(?:add|sub|mul)\.(?:ftz\.|sat\.)*f(?:32|16x?2?)\b")
 
 
 class Recorder(Backend):
@@ -71,57 +74,38 @@ class Recorder(Backend):
 
 # ---- NVRTC of NVIDIA's wheels -------------------------------------------------------------------------------------
 
-@functools.cache
-def nvrtc() -> tuple[ctypes.CDLL, list[Path]] | None:
-    """The library and the folder of CUDA's headers, or None where the wheels of the extra `nvrtc` are not installed."""
-    package = importlib.util.find_spec("nvidia")
-    for place in map(Path, (package.submodule_search_locations or ()) if package else ()):
-        libraries, headers = sorted(place.glob("*/lib/libnvrtc.so.*")), sorted(place.glob("*/include/cuda_bf16.h"))
-        if libraries and headers:
-            for built_in in place.glob("*/lib/libnvrtc-builtins.so.*"):
-                ctypes.CDLL(str(built_in))  # which NVRTC 13.0 looks for by its name alone
-            return ctypes.CDLL(str(libraries[-1])), [headers[-1].parent]
-    return None
-
-
 def compile_unit(source: str, options: Sequence[str]) -> tuple[bool, str, bytes]:
-    """Whether a unit compiles, what NVRTC says, and the cubin."""
-    found = nvrtc()
-    assert found
-    library = found[0]
-    program = ctypes.c_void_p()
-    library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"unit.cu", 0, None, None)
-    flags = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
-    failed = library.nvrtcCompileProgram(program, len(options), flags)
-
-    def fetch(what: str) -> bytes:
-        size = ctypes.c_size_t()
-        getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
-        text = ctypes.create_string_buffer(size.value)
-        getattr(library, f"nvrtcGet{what}")(program, text)
-        return text.raw[:size.value]
-
-    log, image = fetch("ProgramLog").decode().strip("\0"), b"" if failed else fetch("CUBIN")
-    library.nvrtcDestroyProgram(ctypes.byref(program))
-    return not failed, log, image
+    """Whether a unit compiles, what NVRTC says, and its PTX."""
+    library = RealNvrtc()
+    program = library.createProgram(source, "unit.cu")
+    try:
+        library.compileProgram(program, options)
+        return True, library.getProgramLog(program), library.getPTX(program)
+    except RealNvrtc.NVRTCError:
+        return False, library.getProgramLog(program), b""
+    finally:
+        library.destroyProgram(program)
 
 
 @functools.cache
-def problems_of(source: str, name: str, arch: int) -> list[str]:
+def problems_of(source: str, name: str, arch: int, fmad: str = "--fmad=false") -> list[str]:
     """What is wrong with a unit on an architecture."""
-    found = nvrtc()
-    assert found
-    options = (*compile_options(target_of(arch, (arch,)), found[1]), "--ptxas-options=-v", _UNUSED_ALLOWED)
-    works, log, _ = compile_unit(source, options)
+    options = (*compile_options(target_of(arch, (arch,)), RealNvrtc().headers), fmad, "--ptxas-options=-v",
+               _UNUSED_ALLOWED)
+    works, log, ptx = compile_unit(source, options)
     if not works or "warning" in log:
         return [log]
-    spills = [f"{kernel} spills {stores} and {loads} bytes" for kernel, stores, loads in _FUNCTION.findall(log)
-              if (stores, loads) != ("0", "0")]
-    if name not in [kernel for kernel, *_ in _FUNCTION.findall(log)]:
-        spills.append(f"no register report for {name} in: {log}")
+    reports = _FUNCTION.findall(log)
+    found = [f"{kernel} spills {stores} and {loads} bytes" for kernel, _, stores, loads in reports
+             if (stores, loads) != ("0", "0")]
+    found += [f"{kernel} has {frame} bytes of arrays in local memory" for kernel, frame, *_ in reports if int(frame)]
+    if name not in [kernel for kernel, *_ in reports]:
+        found.append(f"no register report for {name} in: {log}")
     if dynamic_shared(source) > MAX_DYNAMIC_SHARED[arch]:
-        spills.append(f"asks for {dynamic_shared(source)} bytes of dynamic shared memory")
-    return spills
+        found.append(f"asks for {dynamic_shared(source)} bytes of dynamic shared memory")
+    if fmad == "--fmad=false" and (loose := _LOOSE.search(ptx.decode())):
+        found.append(f"{loose[0]} may be contracted")
+    return found
 
 
 # ---- tests --------------------------------------------------------------------------------------------------------
@@ -136,12 +120,14 @@ def compiler() -> None:
 
 
 def representatives(specs: Sequence[Spec], arch: int) -> list[Spec]:
-    """Of specs that differ in sizes alone, the one with most to do. On the first architecture also one per dtype."""
+    """Of specs that differ in sizes alone, the one with most to do. One per dtype on the first architecture, and
+    everywhere where registers are scarce."""
     chosen: dict[Any, tuple[Any, Spec]] = {}
     for spec in specs:
         scalars = dict(spec.kernel.scalars)
         flags = tuple((n, v) for n, v in spec.constants if n in scalars and v in (0, 1))
-        key = (spec.kernel, spec.variant, flags, spec.types if arch == ARCHES[0] else ())
+        each = arch == ARCHES[0] or spec.stem.endswith(".mma") or "norm" in spec.stem
+        key = (spec.kernel, spec.variant, flags, spec.types if each else ())
         size = (len(spec.vectors), math.prod(max(1, v) for n, v in spec.constants if n not in scalars))
         if key not in chosen or chosen[key][0] < size:
             chosen[key] = (size, spec)
@@ -150,9 +136,10 @@ def representatives(specs: Sequence[Spec], arch: int) -> list[Spec]:
 
 def check(device: Recorder) -> None:
     chosen = representatives(device.specs, device.device.arch)
-    units = {inline_headers(cuda_source(spec, device.device)): spec for spec in chosen}
+    arch, units = device.device.arch, {inline_headers(cuda_source(spec, device.device)): spec for spec in chosen}
     wrong = [f"{spec.stem} {dict(spec.types)} {dict(spec.constants)}: {'; '.join(found)}"
-             for source, spec in units.items() if (found := problems_of(source, spec.kernel.name, device.device.arch))]
+             for source, spec in units.items()
+             if (found := problems_of(source, spec.kernel.name, arch, rounding(spec)))]
     if wrong:
         pytest.fail("\n".join(wrong), pytrace=False)
 
@@ -181,10 +168,12 @@ def test_kernel(name: str, arch: int) -> None:
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("size", [32, 64, 96, 128])
-def test_each_head_size_on_tensor_cores(size: int, arch: int) -> None:
+@pytest.mark.parametrize(("op", "shape"), [("attention_qkv", (1, 2)), ("attention_varlen_qkv", (2,))])
+def test_each_head_size_on_tensor_cores(op: str, shape: tuple[int, ...], size: int, arch: int) -> None:
     """Registers are scarce there, and a smaller head need not need fewer."""
     device = Recorder(arch)
-    run_op(OPS["attention_qkv"], Case("case", (np.zeros((1, 2, 3 * size)),), {"heads": 1}), dtypes.bfloat16, device)
+    starts = (np.array([0, 1, 2], np.int32),) if op == "attention_varlen_qkv" else ()
+    run_op(OPS[op], Case("case", (np.zeros((*shape, 3 * size)), *starts), {"heads": 1}), dtypes.bfloat16, device)
     assert [s.stem for s in device.specs] == ["attention_forward.mma", "attention_backward_delta",
                                               "attention_backward.mma"]
     check(device)
@@ -203,6 +192,93 @@ def test_each_tile_of_products_on_tensor_cores(rows: int, columns: int, arch: in
     check(device)
 
 
+class H200(Recorder):
+    """Makes products by a library, as the cuda backend does."""
+
+    own_products = False
+
+    def __init__(self) -> None:
+        super().__init__(90)
+        self.name = "recorded_h200"
+
+
+runtime.register_backend("recorded_h200", __name__, "H200")
+
+
+@pytest.mark.parametrize("vocabulary", [4096, 50257])
+def test_sizes_of_the_12m_model(vocabulary: int) -> None:
+    """Sizes that are constants of a source decide what is unrolled and kept in registers; cases have smaller ones. One
+    layer has the kernels of all, eager and captured."""
+    device: Any = runtime.get("recorded_h200")
+    device.specs.clear()
+    with runtime.use_backend(device.name):
+        model = GPT.from_preset("gpt-12m", vocabulary, dropout=0.1, layers=1)
+        optimizer = optim.AdamW(model.parameters())
+        tokens = dm.tensor(np.zeros((2, 256), np.int32))
+
+        @dm.capture
+        def step() -> Any:
+            with amp.autocast("bfloat16"):
+                loss = model(tokens, tokens)[1]
+            loss.backward()
+            optimizer.step(optim.grad_norm(model.parameters()))
+            optimizer.zero_grad()
+            return loss
+
+        for _ in range(3):
+            step()
+    sizes = {384, 3 * 384, 4 * 384, vocabulary}
+    device.specs[:] = [s for s in device.specs if sizes & {v for _, v in s.constants}]
+    assert {"dropout_layer_norm_forward", "layer_norm_dropout_backward"} <= {s.kernel.name for s in device.specs}
+    check(device)
+
+
+def fused(*shapes: tuple[int, ...]) -> Spec:
+    """The kernel that a captured x * y + z becomes."""
+    device: Any = runtime.get("recorded_h200")
+    device.specs.clear()
+    with runtime.use_backend(device.name), dm.no_grad():
+        step = dm.capture(lambda x, y, z: x * y + z)
+        for _ in range(3):
+            step(*(np.zeros(shape, np.float32) for shape in shapes))
+    found: Spec = device.specs[-1]
+    assert found.kernel.source == "fused"
+    return found
+
+
+def compiled(spec: Spec, *options: str) -> str:
+    source = inline_headers(cuda_source(spec, Recorder(90).device))
+    works, log, ptx = compile_unit(source, (*compile_options("sm_90a", RealNvrtc().headers), *options))
+    assert works, log
+    return ptx.decode()
+
+
+@pytest.mark.parametrize("shapes", [((8, 64),) * 3, ((8, 64), (64,), (8, 1))])
+def test_a_fused_product_and_sum_round_twice(shapes: tuple[tuple[int, ...], ...]) -> None:
+    """As the two launches do that it replaces. NVRTC, left alone, would round once."""
+    spec = fused(*shapes)
+    assert rounding(spec) == "--fmad=false"
+    ours, alone = compiled(spec, rounding(spec)), compiled(spec)
+    assert "fma.rn.f32" not in ours
+    assert not _LOOSE.search(ours)
+    assert "mul.rn.f32" in ours
+    assert "add.rn.f32" in ours
+    assert "fma.rn.f32" in alone
+
+
+def test_a_pair_of_products_rounds_as_the_two_do() -> None:
+    """Every product there is contracted with its sum, in both kernels, so nothing is left to the compiler's choice."""
+    device = Recorder(90)
+    run_op(OPS["matmul"], Case("case", (np.zeros((70, 72)), np.zeros((72, 68)))), dtypes.float32, device)
+    run_kernel(kernel_cases()["matmul_pair"][0], dtypes.float32, device)
+    assert {s.kernel.name for s in device.specs} == {"matmul", "matmul_pair"}
+    for spec in {s.kernel: s for s in device.specs}.values():
+        assert rounding(spec) == "--fmad=true"
+        text = compiled(spec, rounding(spec))
+        assert "fma.rn.f32" in text
+        assert not re.search(r"mul\.(rn\.)?f32", text)
+
+
 def test_a_spill_and_a_warning_are_noticed() -> None:
     many = "\n".join(f"float v{i} = x[{i} * 512];" for i in range(200))
     spill = (f'extern "C" __global__ void __launch_bounds__(1024) k(volatile float* x) {{ {many}\n'
@@ -211,6 +287,11 @@ def test_a_spill_and_a_warning_are_noticed() -> None:
     assert "warning" in problems_of('extern "C" __global__ void k(float* x) { int i; x[0] = float(i); }', "k", 80)[0]
     assert "error" in problems_of('extern "C" __global__ void k(float* x) { x = y; }', "k", 80)[0]
     assert not problems_of('extern "C" __global__ void k(float* x) { x[0] = 1.f; }', "k", 90)
+    array = "float v[64]; for (int i = 0; i < 64; i++) v[int(x[i]) % 64] = x[i]; x[0] = v[int(x[65]) % 64];"
+    assert "local memory" in problems_of(f'extern "C" __global__ void k(float* x) {{ {array} }}', "k", 90)[0]
+    both = 'extern "C" __global__ void k(float* x) { x[0] = x[1] * x[2] + x[3]; x[4] = x[5] * x[6]; }'
+    assert not problems_of(both, "k", 90)
+    assert _LOOSE.search(compile_unit(both, compile_options("sm_90a", ()))[2].decode())
 
 
 def test_targets() -> None:

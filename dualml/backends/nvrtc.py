@@ -19,6 +19,9 @@ from .sources import folder
 
 _INCLUDE = re.compile(r'\s*#\s*include\s+"(lib/[^"]+)"')
 _LINE = re.compile(r'#line (\d+) "([^"]+)"')
+_CONTRACTED = ("matmul", "attention", "decode_attention")
+_MARK = hashlib.sha256().digest_size
+_WHEELS = ("cuda_runtime", "cuda_crt", "cuda_nvcc", "cuda_cccl")  # of CUDA 12: folders beside one another
 _DYNAMIC_SHARED = re.compile(r"^DYNAMIC_SHARED\((\d*)", re.MULTILINE)
 
 
@@ -67,6 +70,13 @@ def compile_options(target: str, includes: Sequence[Path]) -> tuple[str, ...]:
             *(f"--include-path={p}" for p in includes))
 
 
+def rounding(spec: Spec) -> str:
+    """The option that says whether a product and a sum may become one operation that rounds once. They may in matrix
+    products and attention, which live by it. Nowhere else: a kernel that a captured step runs in place of several
+    (programs/) must round where those do, and the compiler would contract across their border."""
+    return f"--fmad={'true' if spec.kernel.source.startswith(_CONTRACTED) else 'false'}"
+
+
 def target_of(arch: int, supported: Sequence[int]) -> str:
     """The architecture to compile for: the device's own, or PTX of the newest that the compiler knows below it. From
     Hopper on the suffix `a` admits the instructions (wgmma) that no later device promises."""
@@ -82,21 +92,29 @@ def target_of(arch: int, supported: Sequence[int]) -> str:
 class Compiler:
     """NVRTC with a cache on disk."""
 
-    def __init__(self, cupy: Any, arch: int) -> None:
-        self.nvrtc = cupy.cuda.nvrtc
-        self.target = target_of(arch, self.nvrtc.getSupportedArchs())
-        self.options = compile_options(self.target, _header_folders(cupy))
-        self.key = f"{self.nvrtc.getVersion()} {self.options}"
+    def __init__(self, nvrtc: Any, includes: Sequence[Path], arch: int) -> None:
+        self.nvrtc = nvrtc
+        self.target = target_of(arch, nvrtc.getSupportedArchs())
+        self.options = compile_options(self.target, includes)
 
-    def compile(self, spec: Spec, source: str) -> bytes:
-        """The cubin (or PTX) of a unit."""
-        digest = hashlib.sha256(f"{self.key}\0{source}".encode()).hexdigest()[:24]
+    @classmethod
+    def of(cls, cupy: Any, arch: int) -> Compiler:
+        """By CuPy's NVRTC, with the headers of its CUDA."""
+        return cls(cupy.cuda.nvrtc, _header_folders(cupy), arch)
+
+    def options_of(self, spec: Spec) -> tuple[str, ...]:
+        return *self.options, rounding(spec)
+
+    def compile(self, spec: Spec, source: str, anew: bool = False) -> bytes:
+        """The cubin (or PTX) of a unit; `anew` where the one that was kept is of no use."""
+        options = self.options_of(spec)
+        digest = hashlib.sha256(f"{self.nvrtc.getVersion()} {options}\0{source}".encode()).hexdigest()[:24]
         made = config.cache / "cuda" / f"{spec.kernel.name}-{digest}.cubin"
-        if made.is_file():
-            return made.read_bytes()
+        if not anew and (kept := _kept(made)):
+            return kept
         program = self.nvrtc.createProgram(source, f"cuda/{spec.stem}.cu", (), ())
         try:
-            self.nvrtc.compileProgram(program, self.options)
+            self.nvrtc.compileProgram(program, options)
             get = self.nvrtc.getCUBIN if self.target.startswith("sm_") else self.nvrtc.getPTX
             image: bytes = get(program)
         except self.nvrtc.NVRTCError as error:
@@ -108,27 +126,52 @@ class Compiler:
         return image
 
 
-def _keep(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all; a cache that cannot be written is no error."""
+def _kept(path: Path) -> bytes | None:
+    """What `_keep` wrote, or None: nothing was kept, or it cannot be read, or a crash or a full disk spoilt it."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    image, mark = content[:-_MARK], content[-_MARK:]
+    return image if hashlib.sha256(image).digest() == mark else None
+
+
+def _keep(path: Path, image: bytes) -> None:
+    """Writes an image and its hash whole or not at all; a cache that cannot be written is no error."""
+    partial = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent)
+        handle, partial = tempfile.mkstemp(".partial", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.write(image + hashlib.sha256(image).digest())
         os.replace(partial, path)
+        return
     except OSError:
         pass
+    with contextlib.suppress(OSError):
+        os.unlink(partial)
 
 
 def _header_folders(cupy: Any) -> list[Path]:
-    """Where cuda_bf16.h and what it includes lie: with the CUDA that CuPy uses; <nv/target> in CuPy too."""
-    roots = [os.path.join(cupy.cuda.get_cuda_path() or "", "include")]
-    with contextlib.suppress(ImportError, AttributeError):  # CuPy 14 brings it
-        finder = importlib.import_module("cuda.pathfinder")
-        roots.insert(0, finder.find_nvidia_header_directory("cudart") or "")
-    for root in map(Path, roots):
-        if (root / "cuda_bf16.h").is_file():
-            extra = [root / "cccl", Path(cupy.__file__).parent / "_core/include/cupy/_cccl/libcudacxx"]
-            return [root, *(p for p in extra if p.is_dir())]
-    raise BackendError("[cuda] cuda_bf16.h of the CUDA toolkit is missing. Install the toolkit, or what of it we need: "
-                       "pip install 'cupy-cuda12x[ctk]' or 'cupy-cuda13x[ctk]'.")
+    """Where cuda_bf16.h and what it includes lie: with the CUDA that CuPy uses, which pip spreads over several
+    folders; <nv/target> in CuPy too."""
+    roots = [*_found_by_cuda(), Path(cupy.cuda.get_cuda_path() or "", "include")]
+    first = next((root for root in roots if (root / "cuda_bf16.h").is_file()), None)
+    if first is None:
+        raise BackendError("[cuda] cuda_bf16.h of the CUDA toolkit is missing. Install the toolkit, or what of it we "
+                           "need: pip install 'cupy-cuda12x[ctk]' or 'cupy-cuda13x[ctk]'.")
+    wheels = [first.parent.with_name(name) / "include" for name in _WHEELS if first.parent.parent.name == "nvidia"]
+    folders = [folder for root in (first, *wheels, *roots) for folder in (root, root / "cccl")]
+    folders.append(Path(cupy.__file__).parent / "_core/include/cupy/_cccl/libcudacxx")
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _found_by_cuda() -> list[Path]:
+    """What NVIDIA's own finder, which CuPy 14 brings, knows of."""
+    found = []
+    for name in ("cudart", "cccl", "crt", "nvcc"):
+        with contextlib.suppress(ImportError, AttributeError, RuntimeError, ValueError):  # older ones know fewer names
+            finder = importlib.import_module("cuda.pathfinder")
+            if folder := finder.find_nvidia_header_directory(name):
+                found.append(Path(folder))
+    return found
