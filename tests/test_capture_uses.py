@@ -237,6 +237,19 @@ def gradients_without_an_optimizer(wrap: Wrap) -> list[Any]:
     return found
 
 
+def gradients_forgotten_most_times(wrap: Wrap) -> list[Any]:
+    """Where one is left from the call before, the next adds to it."""
+    dm.manual_seed(0)
+    weight, found = nn.Parameter(dm.ones(4, 3)), []
+    step = wrap(lambda x: (x @ weight).square().sum().backward())
+    for number, x in enumerate(rows(9)):
+        if number not in (6, 8):
+            weight.grad = None
+        step(x)
+        found.append(weight.grad.numpy())
+    return found
+
+
 def gradients_set_to_none_after_the_step(wrap: Wrap) -> list[Any]:
     net, found = Net(), []
     step = wrap(net.train)
@@ -290,8 +303,8 @@ USES = [micro_batches_in_one_step, two_models_that_compete, a_result_of_many_par
         a_captured_function_in_a_captured_step, training_and_validation_in_turn, one_function_for_both_modes, inference,
         a_last_batch_that_is_smaller, settings_of_the_optimizer, going_back_to_a_saved_state, an_average_of_the_weights,
         gradients_forgotten_outside, gradients_added_up_over_calls, gradients_without_an_optimizer,
-        gradients_set_to_none_after_the_step, a_gradient_that_is_there_already, a_layer_that_is_frozen_for_a_while,
-        a_layer_that_misses_a_step]
+        gradients_forgotten_most_times, gradients_set_to_none_after_the_step, a_gradient_that_is_there_already,
+        a_layer_that_is_frozen_for_a_while, a_layer_that_misses_a_step]
 
 
 def _bytes(value: Any) -> Any:

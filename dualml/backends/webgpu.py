@@ -23,7 +23,7 @@ from .assembly import show, spirv
 from .base import Backend, Binding, Buffer, Frozen, Replay
 from .sources import wgsl_source
 from .webgpu_clock import Clock
-from .webgpu_replay import SLOT, Encoded
+from .webgpu_replay import SLOT, Encoded, write_bytes
 
 # The browser's default limits: what runs here runs there (WebGPU specification, section 3.6.2).
 BROWSER_LIMITS = {
@@ -173,7 +173,7 @@ class WebGpuBackend(Backend):
         with self._lock:
             if id(buffer.handle) in self._touched:
                 self._flush()
-            self._guard(self.gpu.queue.write_buffer, buffer.handle, offset, raw)
+            self._guard(write_bytes, self.gpu.queue, buffer.handle, offset, raw)
 
     def read(self, buffer: Buffer, offset: int, dtype: np.dtype, count: int) -> np.ndarray:
         if not count:

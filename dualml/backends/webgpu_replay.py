@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .base import Binding, Buffer, Frozen
 
 if TYPE_CHECKING:
@@ -14,6 +16,12 @@ if TYPE_CHECKING:
 AHEAD = 16  # replays encoded at once: the first finds cold caches, the others warm ones
 HELD = 1 << 20  # bytes that results of replays to come may take meanwhile
 SLOT = 256  # bytes of a launch's parameters, the alignment of dynamic offsets
+
+
+def write_bytes(queue: Any, handle: Any, offset: int, data: np.ndarray) -> None:
+    """queue.write_buffer without its checks of sizes, which are ours."""
+    from wgpu.backends.wgpu_native import ffi, lib
+    lib.wgpuQueueWriteBuffer(queue._internal, handle._internal, offset, ffi.from_buffer(data), data.nbytes)
 
 
 class Encoded:

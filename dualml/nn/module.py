@@ -13,8 +13,10 @@ from ..tensor import Tensor
 from .missing import no_attribute
 
 
-class _Told:
-    """An attribute of Tensor that tells a recording of its uses."""
+class Told:
+    """An attribute of Tensor that tells a recording of its uses, and counts the changes of all."""
+
+    changes = 0
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.attribute, self.__doc__ = getattr(Tensor, name), Tensor.__slots__[name]
@@ -31,6 +33,7 @@ class _Told:
         seen = recorder()
         if seen is not None:
             seen.used(parameter, self.attribute, True)
+        Told.changes += 1
         self.attribute.__set__(parameter, value)
 
 
@@ -39,7 +42,7 @@ class Parameter(Tensor):
 
     __slots__ = ()
     if not TYPE_CHECKING:
-        grad, requires_grad = _Told(), _Told()
+        grad, requires_grad = Told(), Told()
 
     def __init__(self, data: Tensor, requires_grad: bool = True) -> None:
         super().__init__(data._array, requires_grad)

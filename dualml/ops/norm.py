@@ -27,7 +27,7 @@ from .blocks import each
 
 _MAX_CHUNKS = 1024  # workgroups of a backward pass: fills the largest GPU, and leaves few partial sums to add
 _CHUNK_ROWS = 8     # rows for which a workgroup is worth its partial sums
-_BLOCK = 1 << 17    # elements that the references do at a time
+_BLOCK = 1 << 18    # elements that the references do at a time
 _STRETCHES = 4      # for which they keep sums apart
 
 

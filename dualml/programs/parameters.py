@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..nn.module import Told
 from ..tape import free_slot, lend_slot, lies_in
 from ..tensor import Tensor
 
@@ -28,6 +29,7 @@ class Uses:
         self._found: list[tuple[Any, Any, Any]] = []  # parameter, attribute, what was there when it was first asked
         self._set: dict[tuple[int, int], tuple[Any, Any]] = {}
         self._left: list[tuple[Any, Any, Any]] = []   # parameter, attribute, what was there at the end
+        self._fits = self._settled = -1  # number of changes to any parameter when all was found, and found and left
 
     def note(self, parameter: Any, attribute: Any, change: bool) -> None:
         key = id(parameter), id(attribute)
@@ -49,19 +51,27 @@ class Uses:
 
     def fit(self) -> bool:
         """Whether the step would find the same again."""
+        if self._settled == Told.changes:
+            return True
         for parameter, attribute, found in self._found:
             value = attribute.__get__(parameter)
             if value is not found and _state(parameter, value) is not found:
                 return False
+        self._fits = Told.changes
         return True
 
     def leave(self) -> None:
         """Makes a replay leave what the recorded call left."""
+        if self._settled == Told.changes:
+            return
         for parameter, attribute, left in self._left:
             value = attribute.__get__(parameter)
             if left is not _LENT:
                 if value is not left:
                     attribute.__set__(parameter, left)
+                    Told.changes += 1
             elif value is None or not lies_in(value._array, parameter._slot):
                 free_slot(parameter)
                 lend_slot(parameter, parameter._slot)
+        if self._fits == Told.changes:  # found and left as they are: until the next change there is nothing to do
+            self._settled = Told.changes
