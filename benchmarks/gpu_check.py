@@ -35,7 +35,9 @@ from gpu_report import Step, write  # noqa: E402
 PARITY = "tests/test_parity.py"
 WORDS = f"{PARITY} tests/test_train.py tests/test_random.py tests/test_autograd.py tests/test_nn_torch.py " \
         "tests/test_tensor_torch.py tests/test_shapes.py tests/test_strided.py tests/test_capture.py " \
-        "tests/test_program_files.py tests/test_memory.py tests/test_no_growth.py tests/test_profile.py"
+        "tests/test_capture_uses.py tests/test_attention_varlen.py tests/test_device_batches.py " \
+        "tests/test_precision.py tests/test_program_files.py tests/test_memory.py " \
+        "tests/test_no_growth.py tests/test_profile.py"
 LEAST = 30  # seconds that a step must be given
 
 
