@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from . import runtime
 from .backends.base import Backend, Binding, Buffer
 from .dtypes import DType, float32, from_numpy_dtype
 from .errors import BackendError, ShapeError
-from .kernel import Kernel, Scalar, Spec
+from .kernel import Kernel, Scalar, Spec, drop_oldest
 
 Shape = tuple[int, ...]
 _MOST_PLANS = 128  # of one kernel, the oldest dropped: a scalar may be new at every launch, such as dropout's offset
@@ -158,13 +159,17 @@ class _Plan:
 def _plan(kernel: Kernel, target: Backend, arrays: tuple[Array, ...], types: dict[str, DType],
           scalars: dict[str, Scalar]) -> _Plan:
     """The plan of a launch, kept for the next one."""
-    key = (target, tuple([(a.shape, a.dtype) for a in arrays]), *types.values(),
+    held = kernel.plans.get(target.name)
+    if held is None or held[0]() is not target:  # a backend must not live on in what was planned for it
+        held = kernel.plans[target.name] = weakref.ref(target), {}
+    plans: dict[Any, _Plan] = held[1]
+    key = (tuple([(a.shape, a.dtype) for a in arrays]), *types.values(),
            *[v or repr(v) for v in scalars.values()], *scalars)  # 0 and -0.0 are equal, and not the same
-    found: _Plan | None = kernel.plans.get(key)
+    found = plans.get(key)
     if found is None:
-        if len(kernel.plans) >= _MOST_PLANS:
-            kernel.plans.pop(next(iter(kernel.plans)), None)
-        found = kernel.plans[key] = _make_plan(kernel, target, arrays, types, scalars)
+        if len(plans) >= _MOST_PLANS:
+            drop_oldest(plans)
+        found = plans[key] = _make_plan(kernel, target, arrays, types, scalars)
     return found
 
 

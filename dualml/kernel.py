@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import CodeType
@@ -135,7 +136,7 @@ class Kernel:
     texts: Mapping[str, str] = field(default_factory=dict)  # "wgsl", "cu": bodies given in Python instead of files
     variants: list[Variant] = field(default_factory=list)
     specs: dict[Any, Any] = field(default_factory=dict)  # filled by runtime: (backend, types, statics) -> Spec
-    plans: dict[Any, Any] = field(default_factory=dict)  # filled by array.run: (shapes, dtypes, scalars) -> a launch
+    plans: dict[str, Any] = field(default_factory=dict)  # filled by array.run, by backend
 
     @cached_property
     def args(self) -> tuple[Arg, ...]:
@@ -238,6 +239,12 @@ class Kernel:
 
 
 KERNELS: dict[str, Kernel] = {}  # every declared kernel by name; elementwise ones are made on demand and not listed
+
+
+def drop_oldest(kept: dict[Any, Any]) -> None:
+    """Drops what was put in first. Where another thread changes the dict meanwhile, the next call does it."""
+    with suppress(RuntimeError, StopIteration):
+        kept.pop(next(iter(kept)), None)
 
 
 def _parse_tensors(name: str, text: str, access: str) -> tuple[Arg, ...]:

@@ -16,7 +16,7 @@ from .backends.base import Backend, Binding, Buffer
 from .config import config
 from .dtypes import DType
 from .errors import BackendError
-from .kernel import DeviceInfo, Kernel, Scalar, Spec
+from .kernel import DeviceInfo, Kernel, Scalar, Spec, drop_oldest
 
 T = TypeVar("T")
 
@@ -228,6 +228,6 @@ def specialise(backend: Backend, kernel: Kernel, types: tuple[tuple[str, DType],
         spec = Spec(kernel, types, (*constants, *extra.items()), block, width, variant, vectors)
         program = backend.build(spec)
         if len(kernel.specs) >= _MOST_PROGRAMS:
-            kernel.specs.pop(next(iter(kernel.specs)), None)  # the oldest: ever new sizes must not fill the memory
+            drop_oldest(kernel.specs)  # ever new sizes must not fill the memory
         found = kernel.specs[key] = (spec, program, lambda d: kernel.group_count(code, {**d, **extra}, block, width))
     return found

@@ -155,7 +155,10 @@ def test_clipping_in_the_factor_is_clip_grad_norm(fast_backend: str) -> None:
     for clip in (0.1, 100.0):
         for weight in weights:
             weight.grad = dm.randn(*weight.shape)
-        factor, norm = amp.LossScaler("float32", fast_backend).factor(dm.optim.grad_norm(weights), clip)
+        given = dm.optim.grad_norm(weights)
+        factor, norm = amp.LossScaler("float32", fast_backend).factor(given, clip)
+        row = amp.LossScaler("float32", fast_backend).factor(given.reshape(1), clip)  # a norm still, not its square
+        assert [t.item() for t in row] == [factor.item(), norm.item()]
         wanted = [w.grad.numpy() * factor.item() for w in weights if w.grad is not None]
         squares = dm.optim.grad_squares(weights)
         found = amp.LossScaler("float32", fast_backend).factor(squares, clip)

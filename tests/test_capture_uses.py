@@ -326,3 +326,13 @@ def test_it_is_the_same_as_without_capture(use: Callable[[Wrap], list[Any]], bac
     replayed = [_bytes(value) for value in use(wrap)]
     assert [i for i, (one, two) in enumerate(zip(called, replayed, strict=True)) if one != two] == []
     assert all(step.programs for step in made)
+
+
+def test_a_step_may_return_a_tensor_from_outside_that_it_did_not_use(fast_backend: str) -> None:
+    kept = dm.full((3,), 2.0)
+    captured = dm.capture(lambda x: (x + 1, kept))
+    for _ in range(4):
+        moved, given = captured(dm.ones(3))
+        assert (moved.tolist(), given.tolist()) == ([2.0] * 3, [2.0] * 3)
+    kept.add_(1)
+    assert captured(dm.ones(3))[1].tolist() == [3.0] * 3

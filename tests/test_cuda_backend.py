@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -299,3 +301,16 @@ def test_hand_written_matmul_on_demand(device: Device) -> None:
     gemm(x, x)
     assert device.launched[0][0] == "matmul"
     assert dtypes.float64 not in backend.dtypes
+
+
+def test_a_backend_is_let_go(device: Device) -> None:
+    """With all its memory: kernels keep what they planned, for one backend of a name, and nothing of the others."""
+    kernel, seen = probe(), []
+    for _ in range(2):
+        backend = cuda.CudaBackend()
+        x = from_numpy(np.ones(12, np.float32), backend=backend)
+        run(kernel, x, scale=1.0)
+        seen.append(weakref.ref(backend))
+        del backend, x
+        gc.collect()
+    assert seen[0]() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from dualml.array import empty, from_numpy, run
 from dualml.backends.sources import folder
 from dualml.dtypes import float16, float32, int32
 from dualml.errors import BackendError, DTypeError, KernelError, ShapeError
-from dualml.kernel import KERNELS, MAX_TENSORS, Kernel, make_kernel
+from dualml.kernel import KERNELS, MAX_TENSORS, Kernel, drop_oldest, make_kernel
 from tests.parity.outcomes import TESTED_OPS
 
 TEMPLATE = "{{ spec.kernel.name }}"
@@ -139,3 +140,20 @@ def test_programs_of_ever_new_sizes_are_let_go(cpu: None, monkeypatch: pytest.Mo
         assert dm.ones(5, size)[::2].sum().item() == 3 * size
     assert 0 < len(strided_copy.specs) <= 4
     strided_copy.specs.update(kept)
+
+
+def test_what_is_kept_is_let_go_while_other_threads_add_to_it() -> None:
+    class Busy(dict[int, int]):
+        """Grows between the moments in which its first key is asked for."""
+
+        def __iter__(self) -> Iterator[int]:
+            found = super().__iter__()
+            self[len(self)] = 0
+            return found
+
+    kept, busy = {1: 1, 0: 0}, Busy({0: 0})
+    drop_oldest(kept)
+    drop_oldest(busy)
+    drop_oldest({})
+    assert kept == {0: 0}
+    assert busy == {0: 0, 1: 0}

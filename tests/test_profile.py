@@ -57,6 +57,14 @@ def test_a_captured_step_can_be_profiled(fast_backend: str) -> None:
     assert watched.tolist() == again.tolist() == eager.tolist()
 
 
+def test_the_call_that_makes_a_program_can_be_profiled(fast_backend: str) -> None:
+    captured = dm.capture(lambda x: x * 2 + dm.ones(3))  # the ones are made once, and seen by the profile as all else
+    captured(dm.zeros(3))
+    with dm.profile() as profile:
+        captured(dm.zeros(3))
+    assert captured.programs[0].launches < captured.programs[0].recorded < len(profile.launches)
+
+
 def test_webgpu_times_on_the_device() -> None:
     backend = runtime.get("webgpu")
     if "timestamp-query" not in backend.device.features:

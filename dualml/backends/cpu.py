@@ -14,7 +14,7 @@ import numpy as np
 from .. import dtypes
 from ..dtypes import DType
 from ..errors import OutOfMemoryError
-from ..kernel import DeviceInfo, Spec
+from ..kernel import DeviceInfo, Spec, drop_oldest
 from .base import Backend, Binding, Buffer, Frozen, Replay
 from .blas import Threads
 from .malloc import keep_freed_memory
@@ -144,7 +144,7 @@ class _Reference:
         dims = dict(self.spec.constants) | {n: fields[n].item() for n, _ in self.kernel.params} | scalars
         shapes = [tuple(self.kernel.size(d, dims) for d in arg.dims) for arg in self.kernel.args]
         if len(self.known) >= _MOST_SIZES:  # a scalar that is new at every launch, such as dropout's offset
-            self.known.pop(next(iter(self.known)), None)
+            drop_oldest(self.known)
         found = self.known[params] = _Sizes(scalars, shapes, [math.prod(s) for s in shapes])
         return found
 

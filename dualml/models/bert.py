@@ -7,7 +7,7 @@ no work for padding and no mask to get wrong.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..tensor import Tensor
 from ..tensor_methods import required
 
 POOLINGS = ("mean", "cls")
+_MOST_TOKENS = 8192  # at once in `encode`: their MLP, 4096 wide in BERT-large, is then 128 MiB, WebGPU's limit
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Bert(nn.Module):
 
         Args:
             texts: strings, or token ids with the special tokens around them. Long ones are cut to config.longest.
-            batch: texts at once.
+            batch: texts at once, fewer where they are long.
         """
         rows = [self._tokens(text) for text in texts]
         found = np.empty((len(rows), self.config.width), np.float32)
@@ -150,8 +151,8 @@ class Bert(nn.Module):
         self.eval()
         try:
             with no_grad():
-                for start in range(0, len(order), batch):
-                    places = order[start:start + batch]
+                for group in _groups([len(rows[i]) for i in order], batch):
+                    places = order[group]
                     found[places] = self.embed_packed([rows[i] for i in places], normalize).numpy()
         finally:
             self.train(was_training)
@@ -168,6 +169,18 @@ class Bert(nn.Module):
             raise DataError(f"[encode] a text must be of tokens from 0 to {self.config.vocab_size - 1}, at least one, "
                             f"got {row[:8].tolist()}.")
         return row if len(row) <= longest else np.append(row[:longest - 1], row[-1])  # the end mark stays
+
+
+def _groups(lengths: Sequence[int], most: int) -> Iterator[slice]:
+    """Slices of at most so many neighbours, and of no more tokens than memory and a device's bindings have room for."""
+    start = tokens = 0
+    for i, length in enumerate(lengths):
+        if i - start == most or (i > start and tokens + length > _MOST_TOKENS):
+            yield slice(start, i)
+            start, tokens = i, 0
+        tokens += length
+    if lengths:
+        yield slice(start, len(lengths))
 
 
 def _vectors(pooled: Tensor, normalize: bool) -> Tensor:

@@ -43,10 +43,10 @@ def grad_factor(given: Any, state: Any, squares: int, max_norm: float, floor: fl
 
 
 def step_factor(norm: Array, state: Array, max_norm: float, floor: float, growth: int) -> tuple[Array, Array]:
-    """Factor and norm without the scale, of shape [1] and (); state [4] is moved on by one step. The norm is of shape
-    (), or its squares are, [M] (ops.optimizer.grad_squares)."""
-    factor, total = run(grad_factor, norm.reshape(norm.size), state, squares=norm.ndim, max_norm=max_norm, floor=floor,
-                        growth=float(growth))
+    """Factor and norm without the scale, of shape [1] and (); state [4] is moved on by one step. The norm is of one
+    element, or its squares are, [M] (ops.optimizer.grad_squares, which gives 64 or more)."""
+    factor, total = run(grad_factor, norm.reshape(norm.size), state, squares=int(norm.size > 1), max_norm=max_norm,
+                        floor=floor, growth=float(growth))
     return factor, total.reshape()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..backends.base import Binding
+from ..runtime import Launch, launch
 from .graph import Graph, is_kernel
 from .recording import Item, Place
 
@@ -79,7 +80,7 @@ def compute_once(graph: Graph) -> None:
             continue
         buffers = [graph.backend.alloc(place.nbytes) for place in item.places]
         bindings = [Binding(buffer, 0, place.nbytes) for buffer, place in zip(buffers, item.places, strict=True)]
-        graph.backend.launch(item.program, bindings, item.params, item.groups)
+        launch(Launch(graph.backend, item.spec, item.program, bindings, item.params, item.groups, item.dims))
         del graph.items[index]
         for place, buffer in zip(item.places, buffers, strict=True):
             _rename(graph, place, graph.keep(buffer, place.nbytes))

@@ -148,9 +148,10 @@ class Captured(Generic[P, R]):
             raise CaptureError(f"[capture] {self.name} does not do the same at every call: {parts}. What changes from "
                                "call to call must be a tensor argument, or live in device memory.")
         if earlier and not parts:
+            numbers = [recording.number(t._array.buffer) for t in outputs]  # first: no launch may have used one
             program = Program(recording, [t._array for t in given], words, fusion=self.fusion)
-            arrays = [program.array(recording.number(t._array.buffer), t.shape, t.dtype, t._array.offset)
-                      for t in outputs]
+            arrays = [program.array(number, t.shape, t.dtype, t._array.offset)
+                      for number, t in zip(numbers, outputs, strict=True)]
             program.outputs, program.structure = arrays, shape
             ways = [kept for kept in self._kept.get(key, []) if not kept.program.recording.stale]
             self._kept[key] = [*ways, Kept(program, shape)]
