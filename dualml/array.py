@@ -163,7 +163,7 @@ def _plan(kernel: Kernel, target: Backend, arrays: tuple[Array, ...], types: dic
     if held is None or held[0]() is not target:  # a backend must not live on in what was planned for it
         held = kernel.plans[target.name] = weakref.ref(target), {}
     plans: dict[Any, _Plan] = held[1]
-    key = (tuple([(a.shape, a.dtype) for a in arrays]), *types.values(),
+    key = (tuple([(a.shape, a.dtype) for a in arrays]), *types.items(),
            *[v or repr(v) for v in scalars.values()], *scalars)  # 0 and -0.0 are equal, and not the same
     found = plans.get(key)
     if found is None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 
 import pytest
 
 from dualml import runtime
+from dualml.kernel import KERNELS
+from dualml.ops.elementwise import _prepared, expression_kernel
+from dualml.ops.fused import fused_kernel
 from tests.parity.modes import BACKENDS, MISSING, PRESENT, REQUIRED
 
 # PyPI's PyTorch for Linux brings Triton, whose LLVM crashes a process that has Mesa's loaded; no test needs it
@@ -17,6 +21,23 @@ sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
 def pytest_report_header() -> list[str]:
     lines = [f"dualml on {', '.join(f'{n} ({runtime.get(n).device.name})' for n in PRESENT)}"]
     return lines + [f"{'REQUIRED BUT MISSING' if n in REQUIRED else 'not there'}: {n}: {r}" for n, r in MISSING.items()]
+
+
+_MOST_PROGRAMS = 200  # compiled ones that are kept from test to test: a CPU driver's take a megabyte each
+
+
+@pytest.fixture(autouse=True)
+def programs_are_let_go() -> Iterator[None]:
+    """The parity suite compiles more of them than a machine of 16 GB holds."""
+    yield
+    made = sum([len(k.specs) for k in KERNELS.values()])
+    if made + expression_kernel.cache_info().currsize + fused_kernel.cache_info().currsize > _MOST_PROGRAMS:
+        for kernel in KERNELS.values():
+            kernel.specs.clear()
+            kernel.plans.clear()
+        for cache in (expression_kernel, _prepared, fused_kernel):
+            cache.cache_clear()
+        gc.collect()
 
 
 @pytest.fixture(params=PRESENT)

@@ -218,6 +218,22 @@ def test_texts_of_any_lengths_in_one_batch(pooling: str, fast_backend: str) -> N
             model.embed_packed(wrong)
 
 
+def test_long_texts_go_through_in_several_groups(cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dualml.models import bert
+    monkeypatch.setattr(bert, "_MOST_TOKENS", 20)
+    model, seen = bert.Bert(bert.BertConfig(50, 30, 1, 2, 16, 32)), []
+    texts = [np.full(n, i, np.int32) for i, n in enumerate((3, 16, 1, 7, 7, 30, 6))]
+    alone = np.concatenate([model.encode([text]) for text in texts])
+
+    def packed(rows: list[np.ndarray], normalize: bool) -> dm.Tensor:
+        seen.append([len(row) for row in rows])
+        return bert.Bert.embed_packed(model, rows, normalize)
+    monkeypatch.setattr(model, "embed_packed", packed)
+    np.testing.assert_allclose(model.encode(texts), alone, atol=2e-6)
+    assert seen == [[1, 3, 6, 7], [7], [16], [30]]
+    assert model.encode([]).shape == (0, 16)
+
+
 # ---- what programs know of it ---------------------------------------------------------------------------------------
 
 class _Launches:

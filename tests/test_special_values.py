@@ -183,3 +183,13 @@ def test_gradient_of_a_norm_of_zeros(fast_backend: str) -> None:
     x = dm.zeros(3, requires_grad=True)
     x.norm().backward()
     assert x.grad.tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_keys_that_a_query_does_not_see_do_not_matter(fast_backend: str, bad: float) -> None:
+    q, k, v = np.random.default_rng(0).standard_normal((3, 1, 2, 4, 8)).astype(np.float32)
+    plain, spoilt = k.copy(), k.copy()
+    spoilt[..., 3, :] = bad
+    found = [dm.nn.functional.scaled_dot_product_attention(*map(dm.tensor, (q, keys, v)), is_causal=True).numpy()
+             for keys in (plain, spoilt)]
+    np.testing.assert_allclose(found[1][..., :3, :], found[0][..., :3, :], rtol=1e-5)

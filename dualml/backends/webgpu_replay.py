@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import BackendError
 from .base import Binding, Buffer, Frozen
 
 if TYPE_CHECKING:
@@ -19,8 +20,10 @@ SLOT = 256  # bytes of a launch's parameters, the alignment of dynamic offsets
 
 
 def write_bytes(queue: Any, handle: Any, offset: int, data: np.ndarray) -> None:
-    """queue.write_buffer without its checks of sizes, which are ours."""
+    """queue.write_buffer with one check in place of its many."""
     from wgpu.backends.wgpu_native import ffi, lib
+    if offset + data.nbytes > handle.size:
+        raise BackendError(f"[write] {data.nbytes} bytes from {offset} on do not fit a buffer of {handle.size}.")
     lib.wgpuQueueWriteBuffer(queue._internal, handle._internal, offset, ffi.from_buffer(data), data.nbytes)
 
 

@@ -56,9 +56,10 @@ def _each(n: dict[str, Any], work: Callable[[slice, slice, int, bool], None]) ->
 
 
 @lru_cache(64)
-def _hidden(queries: int, keys: int, seen: int, dtype: np.dtype) -> np.ndarray:
-    """What to add to scores [queries,keys] whose first query sees `seen` keys, and each further one a key more."""
-    return np.where(np.arange(keys) >= seen + np.arange(queries)[:, None], -np.inf, 0).astype(dtype)
+def _hidden(queries: int, keys: int, seen: int) -> np.ndarray:
+    """Which scores [queries,keys] are hidden where the first query sees `seen` keys, each further one a key more."""
+    hidden: np.ndarray = np.arange(keys) >= seen + np.arange(queries)[:, None]
+    return hidden
 
 
 def _scores(q: np.ndarray, k: np.ndarray) -> np.ndarray:
@@ -69,7 +70,7 @@ def _scores(q: np.ndarray, k: np.ndarray) -> np.ndarray:
 def _hide(s: np.ndarray, seen: int) -> None:
     """Makes scores -inf where keys are hidden."""
     if seen < s.shape[-1]:
-        s += _hidden(*s.shape[-2:], seen, s.dtype)
+        np.copyto(s, -np.inf, where=_hidden(*s.shape[-2:], seen))  # whatever was there, NaN too
 
 
 def _top(s: np.ndarray) -> Any:
