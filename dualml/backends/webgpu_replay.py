@@ -41,6 +41,7 @@ class Encoded:
             params[index * SLOT:index * SLOT + len(one.params)] = one.params
         self._uniforms = backend.gpu.create_buffer_with_data(data=params, usage=usage)
         self._groups: list[Any] = []
+        self._singly = 2  # first replays encoded one by one: the driver keeps the memory of what is never submitted
         self._ready: list[tuple[Any, list[Buffer]]] = []  # command buffers with what they copy results to
         self._passes: list[list[tuple[Any, ...]] | Frozen] = []
         for index, one in enumerate(self.launches):
@@ -59,7 +60,9 @@ class Encoded:
     def __call__(self, outputs: Sequence[Binding]) -> list[Buffer]:
         if not self._ready:
             size = sum(source.nbytes for source in outputs)
-            self._ready = [self._commands(outputs) for _ in range(max(1, min(AHEAD, HELD // max(1, size))))]
+            ahead = max(1, min(AHEAD, HELD // max(1, size))) if self._singly == 0 else 1
+            self._singly = max(0, self._singly - 1)
+            self._ready = [self._commands(outputs) for _ in range(ahead)]
         commands, made = self._ready.pop()
         self.backend.gpu.queue.submit([commands])
         return made
