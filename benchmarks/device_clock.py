@@ -107,7 +107,7 @@ class Form(AbstractContextManager[None]):
         changes: dict[str, Any] = {} if block is None else {"block": block, "software_block": block}
         if variants is not None:
             changes["variants"] = list(variants)
-        self.other = [{"specs": {}, "plans": {}} | changes for _ in kernels]
+        self.other = [{"made": {}} | changes for _ in kernels]
 
     def _swap(self) -> None:
         for kernel, state in zip(self.kernels, self.other, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -159,10 +158,7 @@ class _Plan:
 def _plan(kernel: Kernel, target: Backend, arrays: tuple[Array, ...], types: dict[str, DType],
           scalars: dict[str, Scalar]) -> _Plan:
     """The plan of a launch, kept for the next one."""
-    held = kernel.plans.get(target.name)
-    if held is None or held[0]() is not target:  # a backend must not live on in what was planned for it
-        held = kernel.plans[target.name] = weakref.ref(target), {}
-    plans: dict[Any, _Plan] = held[1]
+    plans: dict[Any, _Plan] = kernel.made_for(target).plans
     key = (tuple([(a.shape, a.dtype) for a in arrays]), *types.items(),
            *[v or repr(v) for v in scalars.values()], *scalars)  # 0 and -0.0 are equal, and not the same
     found = plans.get(key)

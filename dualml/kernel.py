@@ -20,6 +20,7 @@ a comma ("Q, S") each set is judged for itself, `vectors` tells the template whi
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -115,6 +116,18 @@ class Spec:
         return bool(arg.dims) and arg.dims[-1] in self.vectors
 
 
+class Made:
+    """What has been made of a kernel for a backend: `specs`, filled by runtime.specialise, are its compiled programs;
+    `plans`, filled by array.run, what its launches of the same shapes, dtypes and scalars share."""
+
+    __slots__ = ("owner", "plans", "specs")
+
+    def __init__(self, backend: Any) -> None:
+        self.owner = weakref.ref(backend)
+        self.specs: dict[Any, Any] = {}
+        self.plans: dict[Any, Any] = {}
+
+
 @dataclass(eq=False)
 class Kernel:
     """A declared kernel. `context` holds what its source template needs beyond the constants."""
@@ -135,8 +148,14 @@ class Kernel:
     context: Mapping[str, Any]
     texts: Mapping[str, str] = field(default_factory=dict)  # "wgsl", "cu": bodies given in Python instead of files
     variants: list[Variant] = field(default_factory=list)
-    specs: dict[Any, Any] = field(default_factory=dict)  # filled by runtime: (backend, types, statics) -> Spec
-    plans: dict[str, Any] = field(default_factory=dict)  # filled by array.run, by backend
+    made: dict[str, Made] = field(default_factory=dict)  # by backend
+
+    def made_for(self, backend: Any) -> Made:
+        """Nothing where another backend of that name was the last: each has its own programs."""
+        found = self.made.get(backend.name)
+        if found is None or found.owner() is not backend:
+            found = self.made[backend.name] = Made(backend)
+        return found
 
     @cached_property
     def args(self) -> tuple[Arg, ...]:

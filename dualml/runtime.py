@@ -218,8 +218,8 @@ def specialise(backend: Backend, kernel: Kernel, types: tuple[tuple[str, DType],
     constants = tuple((n, dims[n]) for n in dims if n in kernel.static)
     vectors, width = kernel.vectors(dims)
     variant = _variant_for(kernel, backend.device, types, dims) if kernel.variants else None
-    key = (backend.name, types, constants, vectors, variant)
-    found: Resolved | None = kernel.specs.get(key)
+    specs, key = kernel.made_for(backend).specs, (types, constants, vectors, variant)
+    found: Resolved | None = specs.get(key)
     if found is None:
         block = kernel.software_block if backend.device.software else kernel.block
         code, extra = kernel.groups, {}
@@ -227,7 +227,7 @@ def specialise(backend: Backend, kernel: Kernel, types: tuple[tuple[str, DType],
             block, code, extra = variant.block or backend.device.subgroup_size, variant.groups, dict(variant.constants)
         spec = Spec(kernel, types, (*constants, *extra.items()), block, width, variant, vectors)
         program = backend.build(spec)
-        if len(kernel.specs) >= _MOST_PROGRAMS:
-            drop_oldest(kernel.specs)  # ever new sizes must not fill the memory
-        found = kernel.specs[key] = (spec, program, lambda d: kernel.group_count(code, {**d, **extra}, block, width))
+        if len(specs) >= _MOST_PROGRAMS:
+            drop_oldest(specs)  # ever new sizes must not fill the memory
+        found = specs[key] = (spec, program, lambda d: kernel.group_count(code, {**d, **extra}, block, width))
     return found

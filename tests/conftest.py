@@ -30,11 +30,10 @@ _MOST_PROGRAMS = 200  # compiled ones that are kept from test to test: a CPU dri
 def programs_are_let_go() -> Iterator[None]:
     """The parity suite compiles more of them than a machine of 16 GB holds."""
     yield
-    made = sum([len(k.specs) for k in KERNELS.values()])
+    made = sum([len(made.specs) for k in KERNELS.values() for made in k.made.values()])
     if made + expression_kernel.cache_info().currsize + fused_kernel.cache_info().currsize > _MOST_PROGRAMS:
         for kernel in KERNELS.values():
-            kernel.specs.clear()
-            kernel.plans.clear()
+            kernel.made.clear()
         for cache in (expression_kernel, _prepared, fused_kernel):
             cache.cache_clear()
         gc.collect()

@@ -23,7 +23,6 @@ import pytest
 from dualml.backends import cublas, cuda, nvrtc
 from dualml.backends.base import Binding
 from dualml.kernel import Spec, make_kernel
-from dualml.ops.matmul import matmul
 
 CUBLAS_TYPES = {0: np.dtype(np.float32), 2: np.dtype(np.float16), 14: np.dtype(ml_dtypes.bfloat16)}
 
@@ -357,7 +356,6 @@ def put_in_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Device:
     monkeypatch.setattr(nvrtc, "_header_folders", lambda cupy: [tmp_path])
     monkeypatch.setattr(cublas, "_library", lambda version: stand_in.cuda.cublas)
     monkeypatch.setenv("DUALML_CACHE", str(tmp_path))
-    monkeypatch.setattr(matmul, "specs", {})  # programs of a stand-in must not outlive it
     return stand_in
 
 

@@ -140,12 +140,12 @@ def test_forms_have_programs_of_their_own(device: Device, backend: WithReference
     clocks = import_module("device_clock")
     x, bias = from_numpy(np.ones((8, 4), np.float32)), from_numpy(np.ones(4, np.float32))
     run(bias_gelu_forward, x, bias, approximate=1)
-    plans, block = bias_gelu_forward.plans, bias_gelu_forward.block
+    made, block = bias_gelu_forward.made, bias_gelu_forward.block
     with clocks.Form(bias_gelu_forward, block=32):
         run(bias_gelu_forward, x, bias, approximate=1)
-        spec, = (plan.spec for _, made in bias_gelu_forward.plans.values() for plan in made.values())
+        spec, = (plan.spec for form in bias_gelu_forward.made.values() for plan in form.plans.values())
         assert spec.block == 32
-    assert (bias_gelu_forward.plans, bias_gelu_forward.block) == (plans, block)
+    assert (bias_gelu_forward.made, bias_gelu_forward.block) == (made, block)
     a = from_numpy(np.ones((1, 4, 4), np.float32))
     with clocks.Form(matmul, without_vendor=backend):
         gemm(a, a)

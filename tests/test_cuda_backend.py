@@ -153,7 +153,7 @@ def test_each_thread_chooses_the_device_once(device: Device) -> None:
     b = from_numpy(np.zeros(8, np.float32), backend=backend)
     kernel = probe()
     out = run(kernel, a, scale=1.0)
-    (spec, program, _), = kernel.specs.values()
+    (spec, program, _), = kernel.made["cuda"].specs.values()
     launch = Frozen(program, [Binding(x.buffer, 0, 32) for x in (a, out)], bytes(12), 1)
     replay = backend.freeze([launch])
     firsts = [

@@ -108,7 +108,6 @@ def test_level_five_shows_the_ptx_of_a_real_compiler(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(compiling, "_header_folders", lambda cupy: found[1])
     for level, source, ptx in ((3, False, False), (4, True, False), (5, True, True)):
         monkeypatch.setattr(config, "debug", level)
-        monkeypatch.setattr(softmax_forward, "specs", {})
         backend = cuda.CudaBackend()
         run(softmax_forward, from_numpy(np.ones((2, 24), np.float32), backend=backend))
         shown = capsys.readouterr().out

@@ -23,7 +23,7 @@ def test_variant(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
     if not variant.block and not backend.device.subgroup_size:
         pytest.skip("the device has no subgroups")
     monkeypatch.setattr(matmul, "variants", [replace(variant, when=lambda device, dims: True)])
-    monkeypatch.setattr(matmul, "specs", {})
+    monkeypatch.setattr(matmul, "made", {})
     rng = np.random.default_rng(0)
     for m, n, k in SHAPES[variant.name]:
         for ta, tb in ((False, True),) if variant.name == "vector" else ((False, False), (False, True), (True, False)):

@@ -195,8 +195,7 @@ def _at_most_twice(case: Case, dtype: dtypes.DType, op: type[Op], forward: Kerne
     exact = run_op(op, case, dtype, runtime.get("cpu"), dtype=dtypes.float64)
     mma, stems = _launched(case, dtype, (0, 1, 2, 3), op)
     assert "attention_forward.mma" in stems
-    without: dict[str, Any] = {"variants": [], "plans": {}}
-    with mock.patch.multiple(forward, **without), mock.patch.multiple(backward, **without):
+    with mock.patch.multiple(forward, variants=[], made={}), mock.patch.multiple(backward, variants=[], made={}):
         plain, stems = _launched(case, dtype, op=op)
     assert "attention_forward" in stems
     for (what, here), (_, there), (_, right) in zip(mma.named(), plain.named(), exact.named(), strict=True):

@@ -44,7 +44,7 @@ def _counts(backend: Any) -> dict[str, int]:
     """Everything that must stay as it is."""
     gc.collect()
     found = backend.memory() | {"buffers": len(living(backend)), "expressions": expression_kernel.cache_info().currsize,
-                                "programs": sum(len(k.specs) for k in KERNELS.values())}
+                                "programs": sum(len(m.specs) for k in KERNELS.values() for m in k.made.values())}
     for name in ("_groups", "_lent", "_freed", "_pending", "_touched", "_layouts"):
         if hasattr(backend, name):
             found[name] = len(getattr(backend, name))

@@ -202,16 +202,20 @@ class H200(Recorder):
         self.name = "recorded_h200"
 
 
-runtime.register_backend("recorded_h200", __name__, "H200")
+@pytest.fixture
+def h200(monkeypatch: pytest.MonkeyPatch) -> H200:
+    """Can be had by its name during one test: it computes nothing, which `dualml devices` would tell."""
+    made = H200()
+    monkeypatch.setitem(runtime._FACTORIES, made.name, (__name__, "H200"))
+    monkeypatch.setitem(runtime._open, made.name, made)
+    return made
 
 
 @pytest.mark.parametrize("vocabulary", [4096, 50257])
-def test_sizes_of_the_12m_model(vocabulary: int) -> None:
+def test_sizes_of_the_12m_model(h200: H200, vocabulary: int) -> None:
     """Sizes that are constants of a source decide what is unrolled and kept in registers; cases have smaller ones. One
     layer has the kernels of all, eager and captured."""
-    device: Any = runtime.get("recorded_h200")
-    device.specs.clear()
-    with runtime.use_backend(device.name):
+    with runtime.use_backend(h200.name):
         model = GPT.from_preset("gpt-12m", vocabulary, dropout=0.1, layers=1)
         optimizer = optim.AdamW(model.parameters())
         tokens = dm.tensor(np.zeros((2, 256), np.int32))
@@ -228,15 +232,13 @@ def test_sizes_of_the_12m_model(vocabulary: int) -> None:
         for _ in range(3):
             step()
     sizes = {384, 3 * 384, 4 * 384, vocabulary}
-    device.specs[:] = [s for s in device.specs if sizes & {v for _, v in s.constants}]
-    assert {"dropout_layer_norm_forward", "layer_norm_dropout_backward"} <= {s.kernel.name for s in device.specs}
-    check(device)
+    h200.specs[:] = [s for s in h200.specs if sizes & {v for _, v in s.constants}]
+    assert {"dropout_layer_norm_forward", "layer_norm_dropout_backward"} <= {s.kernel.name for s in h200.specs}
+    check(h200)
 
 
-def fused(*shapes: tuple[int, ...]) -> Spec:
+def fused(device: H200, *shapes: tuple[int, ...]) -> Spec:
     """The kernel that a captured x * y + z becomes."""
-    device: Any = runtime.get("recorded_h200")
-    device.specs.clear()
     with runtime.use_backend(device.name), dm.no_grad():
         step = dm.capture(lambda x, y, z: x * y + z)
         for _ in range(3):
@@ -254,9 +256,9 @@ def compiled(spec: Spec, *options: str) -> str:
 
 
 @pytest.mark.parametrize("shapes", [((8, 64),) * 3, ((8, 64), (64,), (8, 1))])
-def test_a_fused_product_and_sum_round_twice(shapes: tuple[tuple[int, ...], ...]) -> None:
+def test_a_fused_product_and_sum_round_twice(h200: H200, shapes: tuple[tuple[int, ...], ...]) -> None:
     """As the two launches do that it replaces. NVRTC, left alone, would round once."""
-    spec = fused(*shapes)
+    spec = fused(h200, *shapes)
     assert rounding(spec) == "--fmad=false"
     ours, alone = compiled(spec, rounding(spec)), compiled(spec)
     assert "fma.rn.f32" not in ours

@@ -17,7 +17,7 @@ from .blocks import each
 
 _QUERIES = 128        # blocks of so many queries
 _SCORES = 1 << 18     # and of about so many scores
-_NEAR = 60.0          # scores no further apart have exponentials far above the smallest float
+_NEAR = 30.0          # scores no larger have exponentials, and sums of them, far from a float's limits
 
 
 def _heads(x: np.ndarray, at: int, group: int, tokens: int, strides: str, n: dict[str, Any]) -> np.ndarray:
@@ -73,11 +73,14 @@ def _hide(s: np.ndarray, seen: int) -> None:
         np.copyto(s, -np.inf, where=_hidden(*s.shape[-2:], seen))  # whatever was there, NaN too
 
 
-def _top(s: np.ndarray) -> Any:
-    """What to subtract from scores [...,keys] before exponentials, before keys are hidden: the largest of all where
-    the smallest is so near that no row's exponentials vanish, which takes a fifth of finding each row's largest."""
-    most = s.max()
-    return most if most - s.min() < _NEAR else None
+def _tops(s: np.ndarray) -> np.ndarray | None:
+    """What to subtract from scores [...,keys] before exponentials: each row's largest, or nothing where no exponential
+    comes near a float's limits, which is found in a fifth of the time. Never a hidden score, or a token's result would
+    depend on later ones. A row's first key stands for its largest, which is no smaller."""
+    if s[..., 0].min() > -_NEAR and s.max() < _NEAR:
+        return None
+    result: np.ndarray = s.max(-1, keepdims=True)
+    return result
 
 
 def _accumulate(total: np.ndarray, a: np.ndarray, b: np.ndarray, new: bool) -> None:
@@ -96,13 +99,16 @@ def forward(q: np.ndarray, k: np.ndarray, v: np.ndarray, out: np.ndarray, lse: n
 
     def work(b: slice, i: slice, seen: int, new: bool) -> None:
         p = _scores(q[b, :, :, i] * q.dtype.type(scale), k[b, :, :, :seen])
-        top = _top(p)
         _hide(p, i.start + n["offset"] + 1)
-        p -= (top := p.max(-1, keepdims=True) if top is None else top)
+        tops = _tops(p)
+        if tops is not None:
+            p -= tops
         total = np.vecdot(np.exp(p, out=p), np.ones(seen, p.dtype))[..., None]
         here = np.matmul(p, v[b, :, :, :seen], out=out[b, :, :, i])
         here /= total
-        np.add(np.log(total), top, out=lse[b, :, :, i])
+        np.log(total, out=lse[b, :, :, i])
+        if tops is not None:
+            lse[b, :, :, i] += tops
     _each(n, work)
 
 
