@@ -81,7 +81,8 @@ def tensor(data: Any, dtype: DTypeLike = None, backend: str | None = None, requi
 
 def check_range(host: np.ndarray) -> np.ndarray:
     """The same array. Raises DTypeError for integers that int32 does not hold."""
-    if host.dtype.kind in "iu" and host.size and (host.max() > 2**31 - 1 or host.min() < -2**31):
+    if host.dtype.kind in "iu" and host.dtype != np.int32 and host.size and (
+            host.max() > 2**31 - 1 or host.min() < -2**31):
         raise DTypeError("[tensor] integers must fit int32; pass a floating dtype for larger ones.")
     return host
 

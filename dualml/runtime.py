@@ -155,7 +155,7 @@ class Recorder(Protocol):
     def copied(self, source: Binding, target: Binding) -> None: ...
     def read(self, buffer: Buffer) -> None: ...
     def acted(self, action: Callable[[], None]) -> None: ...
-    def relied(self, key: object, read: Callable[[], object], value: object) -> None: ...
+    def relied(self, key: object, read: Callable[[], object], value: object, told: bool) -> None: ...
     def used(self, owner: Any, attribute: Any, change: bool) -> None: ...
 
 
@@ -187,12 +187,12 @@ def replayed(action: Callable[[], None]) -> None:
         seen.acted(action)
 
 
-def relied(key: Hashable, read: Callable[[], T]) -> T:
+def relied(key: Hashable, read: Callable[[], T], told: bool = False) -> T:
     """What `read` gives, such as a module's mode. A captured step is replayed only as long as that stays the same;
-    `key` says whose it is, so that it is noted once."""
+    `key` says whose it is, so that it is noted once. `told`: nn.module.Told counts its changes."""
     value, seen = read(), _recorder.get()
     if seen is not None:
-        seen.relied(key, read, value)
+        seen.relied(key, read, value, told)
     return value
 
 

@@ -50,6 +50,15 @@ def test_equal_numbers_of_other_types_have_their_own_programs(fast_backend: str)
         assert step(x, 2.0).dtype is dm.float32
 
 
+def test_equal_keys_of_other_types_do_too(fast_backend: str) -> None:
+    step = dm.capture(lambda x, names: x * (3 if next(iter(names)) is True else 5))
+    x = dm.ones(2)
+    for names, factor in (({1: 0}, 5), ({True: 0}, 3), ({1.0: 0}, 5)):
+        for _ in range(3):
+            assert step(x, names).tolist() == [factor, factor]
+    assert len(step.programs) == 3
+
+
 def test_parameters_that_are_moved_after_the_capture(fast_backend: str) -> None:
     """An optimizer that is made later lays them in its arena: a replay must read them there."""
     layer = nn.Linear(4, 4)

@@ -167,13 +167,12 @@ class WebGpuBackend(Backend):
             self.pooled = 0
 
     def write(self, buffer: Buffer, offset: int, data: np.ndarray) -> None:
-        raw = data.view(np.uint8)
-        if raw.size % 4:  # writes are whole words; buffers are padded and views aligned, so the rest is nobody's
-            raw = np.concatenate([raw, np.zeros(-raw.size % 4, np.uint8)])
+        if data.nbytes % 4:  # writes are whole words; buffers are padded and views aligned, so the rest is nobody's
+            data = np.concatenate([data.view(np.uint8), np.zeros(-data.nbytes % 4, np.uint8)])
         with self._lock:
             if id(buffer.handle) in self._touched:
                 self._flush()
-            self._guard(write_bytes, self.gpu.queue, buffer.handle, offset, raw)
+            self._guard(write_bytes, self.gpu.queue, buffer.handle, offset, data)
 
     def read(self, buffer: Buffer, offset: int, dtype: np.dtype, count: int) -> np.ndarray:
         if not count:

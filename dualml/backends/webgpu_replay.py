@@ -4,6 +4,7 @@ wgpu-native, without the checks that wgpu-py makes at every call (three calls a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +20,16 @@ HELD = 1 << 20  # bytes that results of replays to come may take meanwhile
 SLOT = 256  # bytes of a launch's parameters, the alignment of dynamic offsets
 
 
+@cache
+def native() -> tuple[Any, Any]:
+    """wgpu-native's functions, and what converts their arguments. Loaded when a device is opened."""
+    from wgpu.backends.wgpu_native import ffi, lib
+    return ffi, lib
+
+
 def write_bytes(queue: Any, handle: Any, offset: int, data: np.ndarray) -> None:
     """queue.write_buffer with one check in place of its many."""
-    from wgpu.backends.wgpu_native import ffi, lib
+    ffi, lib = native()
     if offset + data.nbytes > handle.size:
         raise BackendError(f"[write] {data.nbytes} bytes from {offset} on do not fit a buffer of {handle.size}.")
     lib.wgpuQueueWriteBuffer(queue._internal, handle._internal, offset, ffi.from_buffer(data), data.nbytes)
@@ -32,7 +40,7 @@ class Encoded:
     never changes, all that does lives in buffers. Copies between buffers end one pass and begin another."""
 
     def __init__(self, backend: WebGpuBackend, launches: Sequence[Frozen], usage: int) -> None:
-        from wgpu.backends.wgpu_native import ffi, lib
+        ffi, lib = native()
         self.backend, self.launches = backend, list(launches)  # the launches keep their buffers
         self._calls = (lib.wgpuComputePassEncoderSetPipeline, lib.wgpuComputePassEncoderSetBindGroup,
                        lib.wgpuComputePassEncoderDispatchWorkgroups)

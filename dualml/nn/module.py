@@ -14,7 +14,7 @@ from .missing import no_attribute
 
 
 class Told:
-    """An attribute of Tensor that tells a recording of its uses, and counts the changes of all."""
+    """An attribute of Tensor that tells a recording of its uses, and counts the changes of all, and of modes."""
 
     changes = 0
 
@@ -60,10 +60,11 @@ class Module:
     @property
     def training(self) -> bool:
         """Whether dropout and the like are at work. A captured step that has asked is recorded anew in another mode."""
-        return relied((id(self), "training"), lambda: self._training)
+        return relied((id(self), "training"), lambda: self._training, told=True)
 
     @training.setter
     def training(self, mode: bool) -> None:
+        Told.changes += 1
         self._training = mode
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -33,7 +33,9 @@ SHORT, MASTER = (float16, bfloat16), "master"
 
 
 def _alike(counts: list[int]) -> tuple[bool, ...]:
-    """Which neighbours have had as many steps."""
+    """Which neighbours have had as many steps; () where all have."""
+    if counts.count(counts[0]) == len(counts):
+        return ()
     return tuple([one == two for one, two in itertools.pairwise(counts)])
 
 
@@ -139,8 +141,8 @@ class Optimizer:
         if first:
             self._counted.clear()
         counts = self.steps[arena]
-        for index in members:
-            counts[index] += 1
+        place = slice(members.start, members.stop)
+        counts[place] = [count + 1 for count in counts[place]]
         self._counted.append((counts, members))
         self._on_device(arena, number, self.hyper(group, counts[members[0]]))
 

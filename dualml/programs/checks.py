@@ -7,7 +7,7 @@ from typing import Any
 
 from ..dtypes import DType, as_dtype, float64, uint32
 from ..kernel import Kernel, Scalar
-from .step import Leaf
+from .step import leaf
 
 
 def whole(value: Any, what: str, below: int = 2**53) -> int:
@@ -62,7 +62,7 @@ def structure_of(entry: Any, outputs: int, depth: int = 0) -> Any:
         number = whole(value, "tensor")
         if number >= outputs:
             raise ValueError(f"output {number} is not there, of {outputs}")
-        return Leaf(number)
+        return leaf(number)
     if kind in ("list", "tuple") and isinstance(value, list):
         return {"list": list, "tuple": tuple}[kind], tuple([structure_of(v, outputs, depth + 1) for v in value])
     if kind == "dict" and isinstance(value, list):

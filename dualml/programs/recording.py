@@ -19,9 +19,11 @@ from .. import runtime
 from ..backends.base import Backend, Binding, Buffer
 from ..errors import CaptureError
 from ..kernel import Scalar, Spec
+from ..nn.module import Told
 from .costs import moved
 from .parameters import Uses
 
+Conditions = dict[object, tuple[Callable[[], object], object]]
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
@@ -80,7 +82,9 @@ class Recording:
         self.name, self.backend = name, backend
         self.items: list[Item] = []
         self.actions: list[Callable[[], None]] = []
-        self.conditions: dict[object, tuple[Callable[[], object], object]] = {}  # what the step asked, and was told
+        self.conditions: Conditions = {}  # what the step asked, and was told
+        self._counted: Conditions = {}    # those of which changes are counted
+        self._changes = -1  # their number when all was as the step had found it
         self.outside: dict[int, Buffer] = {}              # buffers that were there before
         self.inside: dict[int, weakref.ref[Buffer]] = {}  # those made by the call
         self.constants: dict[int, tuple[Buffer, bytes]] = {}  # made by the call from host values
@@ -174,8 +178,9 @@ class Recording:
         finally:
             self._acting = False
 
-    def relied(self, key: object, read: Callable[[], object], value: object) -> None:
-        if self.conditions.setdefault(key, (read, value))[1] != value:
+    def relied(self, key: object, read: Callable[[], object], value: object, told: bool) -> None:
+        conditions = self._counted if told else self.conditions
+        if conditions.setdefault(key, (read, value))[1] != value:
             raise CaptureError(f"[capture] {self.name} changes a setting that it works by, such as a module's mode, "
                                f"between two uses ({user_line()}). Change it outside the step.")
 
@@ -191,7 +196,13 @@ class Recording:
 
     def holds(self) -> bool:
         """Whether the step would be told the same again, and find all where it was."""
-        return not self.stale and all(read() == value for read, value in self.conditions.values())
+        if self.stale or not _hold(self.conditions):
+            return False
+        if self._changes != Told.changes:
+            if not _hold(self._counted):
+                return False
+            self._changes = Told.changes
+        return True
 
     # ---- when the call is over ----
 
@@ -199,6 +210,10 @@ class Recording:
         """Buffers made by the call that something still refers to."""
         found = ((n, ref()) for n, ref in self.inside.items())
         return {n: buffer for n, buffer in found if buffer is not None and n not in self.constants}
+
+
+def _hold(conditions: Conditions) -> bool:
+    return all(read() == value for read, value in conditions.values())
 
 
 def _scalars(item: Item) -> dict[str, Any]:

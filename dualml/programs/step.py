@@ -23,15 +23,30 @@ R = TypeVar("R")
 _MOST_RECORDINGS = 3  # the first may differ: it may make what later calls find
 
 
-def _flatten(value: Any, leaves: list[Any]) -> Any:
-    """The structure of nested lists, tuples and dicts, hashable; tensors and NumPy arrays go to `leaves`."""
+class Leaf:
+    """The place of a tensor in a structure: one object for each index (see leaf), which makes structures comparable."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+@functools.cache
+def leaf(index: int) -> Leaf:
+    return Leaf(index)
+
+
+def _flatten(value: Any, leaves: list[Any], kinds: list[type]) -> Any:
+    """The structure of nested lists, tuples and dicts, hashable. Tensors and NumPy arrays go to `leaves`, the types of
+    keys and plain values to `kinds`: 1, 1.0 and True are equal, and do not do the same."""
     if isinstance(value, (Tensor, np.ndarray)):
         leaves.append(value)
-        return Leaf(len(leaves) - 1)
+        return leaf(len(leaves) - 1)
     if isinstance(value, (list, tuple)):
-        return type(value), tuple([_flatten(v, leaves) for v in value])
+        return type(value), tuple([_flatten(v, leaves, kinds) for v in value])
     if isinstance(value, dict):
-        return dict, tuple([(k, _flatten(v, leaves)) for k, v in value.items()])
+        kinds += map(type, value)
+        return dict, tuple([(k, _flatten(v, leaves, kinds)) for k, v in value.items()])
+    kinds.append(type(value))
     return value
 
 
@@ -47,11 +62,6 @@ def _rebuild(structure: Any, leaves: list[Any]) -> Any:
     return structure
 
 
-def _kinds(structure: Any) -> Any:
-    """The types of plain values: 1, 1.0 and True are equal, and do not do the same."""
-    return tuple(map(_kinds, structure)) if isinstance(structure, tuple) else type(structure)
-
-
 def _own(name: str, leaves: list[Any]) -> list[Tensor]:
     """Arguments in memory of their own, as a replay has them: what is passed twice, or used from outside as well, may
     be two things at the next call. Those that require a gradient stay, for their gradients to be found."""
@@ -64,19 +74,6 @@ def _own(name: str, leaves: list[Any]) -> list[Tensor]:
                                "parameter or one that is passed twice and requires a gradient. Let the step use it "
                                "from outside, or pass .detach().")
     return given
-
-
-class Leaf:
-    """The place of a tensor in a structure."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Leaf) and other.index == self.index
-
-    def __hash__(self) -> int:
-        return hash(self.index)
 
 
 class Kept:
@@ -109,10 +106,11 @@ class Captured(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         leaves: list[Any] = []
-        structure = _flatten((args, kwargs), leaves)
+        kinds: list[type] = []
+        structure = _flatten((args, kwargs), leaves, kinds)
         backend = runtime.current()
         shapes = tuple([(v.shape, v.dtype, type(v)) for v in leaves])
-        key = (structure, _kinds(structure), shapes, backend.name, is_grad_enabled(), input_policy())
+        key = (structure, tuple(kinds), shapes, backend.name, is_grad_enabled(), input_policy())
         try:
             ways = self._kept.get(key, [])
         except TypeError:
@@ -120,10 +118,10 @@ class Captured(Generic[P, R]):
                                ) from None
         if runtime.recorder() is not None:  # part of a larger step
             return self.function(*args, **kwargs)
-        kept = next((way for way in ways if way.program.recording.holds() and way.program.recording.uses.fit()), None)
-        if kept is not None:
-            result: R = kept([v._array if isinstance(v, Tensor) else check_range(v) for v in leaves])
-            return result
+        for kept in ways:
+            if kept.program.recording.holds() and kept.program.recording.uses.fit():
+                result: R = kept([v._array if isinstance(v, Tensor) else check_range(v) for v in leaves])
+                return result
         return self._record(key, structure, leaves, backend)
 
     def _record(self, key: Any, structure: Any, leaves: list[Any], backend: Backend) -> R:
@@ -138,7 +136,7 @@ class Captured(Generic[P, R]):
         recording.uses.end()
         words = generator.offset
         outputs: list[Tensor] = []
-        shape = _flatten(result, outputs)
+        shape = _flatten(result, outputs, [])
         begun = key, recording.uses.begun
         earlier = self._recordings.setdefault(begun, [])
         if earlier and not earlier[-1].holds():  # recorded in another mode
