@@ -38,6 +38,7 @@ from dualml.backends.nvrtc import (  # noqa: E402
 )
 from dualml.backends.sources import cuda_source  # noqa: E402
 from dualml.kernel import DeviceInfo, Spec  # noqa: E402
+from dualml.programs.costs import PICKED  # noqa: E402
 from dualml.programs.recording import Item, Place  # noqa: E402
 from dualml.safe_files import replacing  # noqa: E402
 from tests.test_nvrtc import Recorder, compile_unit, nvrtc  # noqa: E402
@@ -84,9 +85,10 @@ def _length(places: Iterable[Place]) -> int:
 def bytes_of(item: Item) -> int:
     """Bytes read plus bytes written, every tensor once; of a table no more than the rows that are asked for."""
     moved = list(item.accesses())
-    if item.name in ("embedding_forward", "embedding_add_forward"):
-        table, rows = item.places[0], item.places[-1]
-        moved[0] = Place(table.number, 0, min(table.nbytes, rows.nbytes)), "read"
+    if item.spec is not None and item.name in PICKED:
+        at = [arg.name for arg in item.spec.kernel.args].index(PICKED[item.name])
+        table, rows = item.places[at], item.places[-1]
+        moved[at] = Place(table.number, table.offset, min(table.nbytes, rows.nbytes)), "read"
     beside = 2 * item.places[-1].nbytes if item.dims.get("has_bias") else 0  # cuBLAS finds a bias written by a product
     return beside + _length(p for p, how in moved if how != "write") + _length(p for p, how in moved if how != "read")
 

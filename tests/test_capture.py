@@ -307,6 +307,14 @@ def test_temporaries_never_overlap_nor_mix(shapes: list[tuple[int, int, int]], r
                 assert all(one.modes[i] == other.modes[i] for i in one.modes.keys() & other.modes.keys())
 
 
+def test_what_is_picked_counts_as_read_and_not_the_table(fast_backend: str) -> None:
+    table, rows = dm.randn(1000, 8), dm.tensor(np.arange(4, dtype=np.int32))
+    captured = dm.capture(lambda i: F.embedding(i, table))
+    for _ in range(2):
+        captured(rows)
+    assert captured.programs[0].moved_bytes == 4 * (4 * 8 + 4 + 4 * 8)
+
+
 def test_replays_do_not_grow(fast_backend: str) -> None:
     training = Training(captured=True)
     training.run(4)

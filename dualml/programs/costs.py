@@ -19,6 +19,11 @@ _FLOPS: dict[str, Callable[[Dims], float]] = {
 }
 
 
+# Inputs that a kernel picks from: it reads no more of them than it gives.
+PICKED = {"embedding_forward": "weight", "embedding_add_forward": "weight", "index_select_forward": "x",
+           "gather_forward": "x", "strided_gather": "x", "token_windows": "tokens"}
+
+
 def _scores(d: Dims) -> float:
     """Of packed sequences, whose lengths only the device knows, as many as they have where all are of one length, which
     are the fewest."""
@@ -36,10 +41,10 @@ def moved(spec: Spec, places: Sequence[tuple[Hashable, int]]) -> int:
     """Bytes, from a name of each argument's place and its bytes: what is updated in place is read and written, what is
     given twice, such as in place of a bias that there is not, is read once."""
     read: dict[Hashable, int] = {}
-    total = 0
+    total, picked, given = 0, PICKED.get(spec.kernel.name), places[-1][1]
     for arg, (name, nbytes) in zip(spec.kernel.args, places, strict=True):
         if arg.access == "read":
-            read[name] = max(nbytes, read.get(name, 0))
+            read[name] = max(min(nbytes, given) if arg.name == picked else nbytes, read.get(name, 0))
         else:
             total += nbytes if arg.access == "write" else 2 * nbytes
     return total + sum(read.values())
