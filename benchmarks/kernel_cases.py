@@ -168,12 +168,14 @@ def norm_forward(rows: int, width: int, dtype: str) -> Case:
 
 # ---- loss and optimizer ---------------------------------------------------------------------------------------------
 
-def cross_entropy(rows: int, classes: int, dtype: str) -> Case:
-    """PyTorch in float32 from 16-bit logits, as autocast makes it and as ours computes."""
+def cross_entropy(rows: int, classes: int, dtype: str, length: int = 0) -> Case:
+    """PyTorch in float32 from 16-bit logits, as autocast makes it and as ours computes; ours in rows padded to
+    `length` too, where PyTorch has the classes alone."""
     def ours(make: OurMaker) -> Work:
-        logits, targets = make.normal(rows, classes, dtype=dtype), make.integers(classes, rows)
+        logits, targets = make.normal(rows, length or classes, dtype=dtype), make.integers(classes, rows)
         one, scale = make.given(1), make.given(1 / rows)
-        return lambda: run(cross_entropy_in_place, logits, targets, one, scale, ignore_index=-100, smoothing=0.0)
+        return lambda: run(cross_entropy_in_place, logits, targets, one, scale, V=classes, ignore_index=-100,
+                           smoothing=0.0)
 
     def args(make: TorchMaker) -> tuple[Any, ...]:
         return make.normal(rows, classes, dtype=dtype).requires_grad_(), make.integers(classes, rows)
@@ -185,9 +187,9 @@ def cross_entropy(rows: int, classes: int, dtype: str) -> Case:
     def use(piece: Any, logits: Any, targets: Any) -> Any:
         import torch
         return torch.autograd.grad(piece(logits, targets), logits)
-    return Case("cross_entropy_in_place", f"{rows}x{classes}", dtype, 2 * rows * classes * BYTES[dtype],
-                (cross_entropy_in_place,), ours, both(args, piece, use), target=CROSS_ENTROPY,
-                variations=blocks(128, 512, 1024))
+    return Case("cross_entropy_in_place", f"{rows}x{classes}" + f" of {length}" * (length > 0), dtype,
+                2 * rows * (length or classes) * BYTES[dtype], (cross_entropy_in_place,), ours, both(args, piece, use),
+                target=CROSS_ENTROPY, variations=blocks(128, 512, 1024))
 
 
 def optimizer(count: int) -> Case:
@@ -319,7 +321,8 @@ def cases(tiny: bool) -> Iterator[Case]:
         yield norm_backward(65536, 1024, "float32")
         yield norm_backward(65536, 1024, HALF)
         yield norm_forward(65536, 1024, HALF)
-        yield cross_entropy(rows, 50304, HALF)
+        yield cross_entropy(rows, 50257, HALF)
+        yield cross_entropy(rows, 50257, HALF, 50304)
         yield optimizer(124_439_808)
     yield embedding_gradient(rows, width, vocabulary)
     yield from gelu(rows, 4 * width, HALF)

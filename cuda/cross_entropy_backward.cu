@@ -2,7 +2,7 @@
 #include "lib/cross_entropy.cuh"
 
 KERNEL {
-    const u32 row = blockIdx.x, n = V / VEC;
+    const u32 row = blockIdx.x, n = L / VEC;
     const size_t base = (size_t)row * n;
     const float l = lse[row], share = dloss[row < p.D ? row : p.D - 1] * scale[0];
     const Label label(targets[row], p.ignore_index);

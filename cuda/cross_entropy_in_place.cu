@@ -2,7 +2,7 @@
 // is read again, from a cache. A thread touches its own elements alone.
 #include "lib/cross_entropy.cuh"
 
-constexpr u32 COUNT = V / VEC, PASSES = (COUNT + BLOCK - 1) / BLOCK;
+constexpr u32 COUNT = L / VEC, PASSES = (COUNT + BLOCK - 1) / BLOCK;
 constexpr bool HELD = PASSES * VEC * sizeof(F) <= 128;
 
 template <class Work>
@@ -30,7 +30,9 @@ KERNEL {
         for (u32 i = 0; i < PASSES; i++)
             if (i * BLOCK + threadIdx.x < COUNT) held[i] = own[i * BLOCK + threadIdx.x];
     Seen seen;
-    each(own, held, [&](vecf v, u32) { seen.meet(v); });
+    each(own, held, [&](vecf v, u32 c) {
+        if (c < WITH_CLASSES) seen.meet(v, c);
+    });
     const Whole made = whole(seen);
     if (owner) loss[row] = loss_of(label, made, logit);
     const float share = dloss[row < p.D ? row : p.D - 1] * scale[0];

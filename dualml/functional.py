@@ -301,8 +301,13 @@ def _reduced(op: str, values: Tensor, reduction: str) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int = -100, reduction: str = "mean",
-                  label_smoothing: float = 0.0) -> Tensor:
-    """Softmax cross entropy in one fused kernel. logits [..., V], target int32 [...] (PyTorch's [N, C] layout only)."""
+                  label_smoothing: float = 0.0, classes: int | None = None) -> Tensor:
+    """Softmax cross entropy in one fused kernel. logits [..., V], target int32 [...] (PyTorch's [N, C] layout only).
+
+    Args:
+        classes: how many of a row's logits, the first ones, stand for classes; the others, which pad a vocabulary to a
+            length that products are faster with, count for nothing and get no gradient. By default all V.
+    """
     if reduction not in ("mean", "sum", "none"):
         raise ShapeError(f"[cross_entropy] reduction must be mean, sum or none, got {reduction!r}.")
     required("cross_entropy", logits, "logits")
@@ -312,7 +317,8 @@ def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int = -100, redu
         raise ShapeError(f"[cross_entropy] target must have logits' shape without its last dimension, "
                          f"{logits.shape[:-1]}, got {target.shape}.")
     rows: Tensor = apply(ce.CrossEntropy, logits.reshape(-1, logits.shape[-1]), target.reshape(-1),
-                         ignore_index=ignore_index, label_smoothing=label_smoothing, reduction=reduction)
+                         ignore_index=ignore_index, label_smoothing=label_smoothing, reduction=reduction,
+                         classes=classes)
     return rows.reshape(*target.shape) if reduction == "none" else rows
 
 

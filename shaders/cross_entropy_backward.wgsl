@@ -1,3 +1,4 @@
+{% include "lib/cross_entropy.wgsl" %}
 // One workgroup per row.
 
 @compute @workgroup_size(BLOCK)
@@ -5,7 +6,7 @@ fn cross_entropy_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgr
                           @builtin(local_invocation_index) t: u32) {
     let row = wid.x + wid.y * nwg.x;
     if (row >= p.groups) { return; }
-    let n = V / W;
+    let n = L / W;
     let base = row * n;
     let l = lse[row];
     let label = targets[row];
@@ -17,6 +18,6 @@ fn cross_entropy_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgr
     for (var c = t; c < n; c += BLOCK) {
         var e = exp(vecf(logits[base + c]) - l){{ " - smoothing / f32(V)" if smoothing }};
         if (c == at / W) { e{{ "[at % W]" if W > 1 }} -= 1.0f{{ " - smoothing" if smoothing }}; }
-        dlogits[base + c] = select(vecF(e * factor), vecF(0.0), ignored);
+        dlogits[base + c] = select(vecF(classes(e * factor, c, 0.0f)), vecF(0.0), ignored);
     }
 }

@@ -1,4 +1,5 @@
 {% include "lib/reduce.wgsl" %}
+{% include "lib/cross_entropy.wgsl" %}
 // One workgroup per row, whose second reading finds it in a cache. An invocation touches its own elements alone.
 
 @compute @workgroup_size(BLOCK)
@@ -6,20 +7,20 @@ fn cross_entropy_in_place(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgr
                           @builtin(local_invocation_index) t: u32) {
     let row = wid.x + wid.y * nwg.x;
     if (row >= p.groups) { return; }
-    let n = V / W;
+    let n = L / W;
     let base = row * n;
     var top = -3.4e38f;
     var sum = 0.0f;
     var plain = vecf(0.0);
-    for (var c = t; c < n; c += BLOCK) {
+    for (var c = t; c < WITH_CLASSES; c += BLOCK) {
         let v = vecf(logits[base + c]);
-        let high = vec_max(v);
+        let high = vec_max(classes(v, c, -3.4e38f));
         if (high > top) {
             sum *= exp(top - high);
             top = high;
         }
-        sum += vec_sum(exp(v - top));
-        plain += v;
+        sum += vec_sum(classes(exp(v - top), c, 0.0f));
+        plain += classes(v, c, 0.0f);
     }
     let row_top = block_max(top, t);
     let lse = row_top + log(block_sum(sum * exp(top - row_top), t));
@@ -40,6 +41,6 @@ fn cross_entropy_in_place(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgr
     for (var c = t; c < n; c += BLOCK) {
         var e = exp(vecf(logits[base + c]) - lse){{ " - smoothing / f32(V)" if smoothing }};
         if (c == at / W) { e{{ "[at % W]" if W > 1 }} -= 1.0f{{ " - smoothing" if smoothing }}; }
-        logits[base + c] = select(vecF(e * factor), vecF(0.0), ignored);
+        logits[base + c] = select(vecF(classes(e * factor, c, 0.0f)), vecF(0.0), ignored);
     }
 }

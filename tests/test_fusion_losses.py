@@ -43,6 +43,7 @@ JOINED: dict[str, Loss] = {
     "each": lambda logits, targets: (F.cross_entropy(logits, targets, reduction="none") * 0.25).sum(),
     "smoothing": lambda logits, targets: F.cross_entropy(logits, targets, label_smoothing=0.2),
     "other index": lambda logits, targets: F.cross_entropy(logits, targets.maximum(0), ignore_index=0),
+    "padded": lambda logits, targets: F.cross_entropy(logits, targets.minimum(8), classes=9),
     "16 bits": lambda logits, targets: F.cross_entropy(logits.to(dm.float16), targets),
     "part of a step": lambda logits, targets: F.cross_entropy(logits, targets) / 4,
     "with others": lambda logits, targets: F.cross_entropy(logits * 2, targets) + (logits * logits).sum() * 0.1,

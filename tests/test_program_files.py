@@ -279,6 +279,8 @@ LIES: dict[str, tuple[Change, str]] = {
         [n, 0, 0] for n, _, _ in _first(d, "gelu_forward")["buffers"]]}), "gelu_forward writes nothing"),
     "no gradient of a loss": (lambda d: (_first(d, "cross_entropy_backward")["dims"].update(D=0), _first(
         d, "cross_entropy_backward")["buffers"][3].__setitem__(2, 0)), "has 0 gradients for 5 rows"),
+    "more classes than logits": (lambda d: _first(d, "cross_entropy_forward")["dims"].update(V=10**6),
+                                 "has 1000000 classes in rows of"),
     "copy onto itself": (lambda d: d["launches"].append({"copy": [[_number(d, "temporary"), 0, 1]] * 2, "line": ""}),
                          "to another buffer"),
     "copy of two dtypes": (lambda d: d["launches"].append({"copy": [

@@ -235,6 +235,11 @@ LAYERS = [
     *[Row(f"cross_entropy {kind} {smoothing}", loss(F, "cross_entropy", reduction=kind, label_smoothing=smoothing),
           (CLASSES, (5, 6)), loss(TF, "cross_entropy", reduction=kind, label_smoothing=smoothing))
       for kind in ("mean", "sum", "none") for smoothing in (0.0, 0.1)],
+    *[Row(f"cross_entropy of a padded vocabulary {kind} {smoothing}",
+          loss(F, "cross_entropy", reduction=kind, label_smoothing=smoothing, classes=6), (CLASSES, (5, 8)),
+          lambda target, x, kind=kind, smoothing=smoothing: TF.cross_entropy(
+              x[:, :6], target.long(), reduction=kind, label_smoothing=smoothing))
+      for kind in ("mean", "none") for smoothing in (0.0, 0.1)],
     *[Row(f"{name} {kind}", partial(getattr(F, name), reduction=kind), ((3, 4), (3, 4)),
           partial(getattr(TF, name), reduction=kind))
       for name in ("mse_loss", "l1_loss") for kind in ("mean", "sum", "none")],

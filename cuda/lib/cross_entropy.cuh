@@ -1,22 +1,33 @@
-// One row of a cross entropy, shared out among a block's threads.
+// One row of a cross entropy, shared out among a block's threads: L logits, of which the first V stand for classes.
 #pragma once
-#define ROW V
+#define ROW L
 #include "lib/reduce.cuh"
 #include "lib/vec.cuh"
+
+constexpr u32 WITH_CLASSES = (V + VEC - 1) / VEC;  // vectors
+
+// Vector c of something, with another value where there is no class.
+__device__ __forceinline__ vecf classes(vecf v, u32 c, float other) {
+    if constexpr (V < L)
+#pragma unroll
+        for (u32 i = 0; i < VEC; i++)
+            if (c * VEC + i >= V) v.v[i] = other;
+    return v;
+}
 
 // What a thread has seen of the row; its sum is rescaled whenever it meets a larger value.
 struct Seen {
     float top = -3.4e38f, sum = 0.f, plain = 0.f;
 
-    __device__ __forceinline__ void meet(vecf v) {
-        const float high = vec_max(v);
+    __device__ __forceinline__ void meet(vecf v, u32 c) {
+        const float high = vec_max(classes(v, c, -3.4e38f));
         if (high > top) {
             sum *= expf(top - high);
             top = high;
         }
         const float highest = top;
-        sum += vec_sum(vec_map(v, [&](float a) { return expf(a - highest); }));
-        plain += vec_sum(v);
+        sum += vec_sum(classes(vec_map(v, [&](float a) { return expf(a - highest); }), c, 0.f));
+        plain += vec_sum(classes(v, c, 0.f));
     }
 };
 
@@ -50,5 +61,5 @@ __device__ __forceinline__ vecf gradient_of(vecf e, u32 c, const Label& label, f
         const float hit = int(c * VEC + i) == label.at ? 1.f - smoothing : 0.f;
         e.v[i] = label.ignored ? 0.f : (expf(e.v[i] - lse) - smoothing / float(V) - hit) * factor;
     }
-    return e;
+    return classes(e, c, 0.f);
 }

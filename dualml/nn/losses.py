@@ -23,15 +23,17 @@ class _Loss(Module):
 
 
 class CrossEntropyLoss(_Loss):
-    """Softmax cross entropy of logits [..., V] and int32 classes [...], in one fused kernel."""
+    """Softmax cross entropy of logits [..., V] and int32 classes [...], in one fused kernel. Where V pads them, the
+    first `classes` logits are those of classes."""
 
-    def __init__(self, *, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
+    def __init__(self, *, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0,
+                 classes: int | None = None) -> None:
         super().__init__(reduction)
         check_number("CrossEntropyLoss", "label_smoothing", label_smoothing, 0.0, 1.0)
-        self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
+        self.ignore_index, self.label_smoothing, self.classes = ignore_index, label_smoothing, classes
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(logits, target, self.ignore_index, self.reduction, self.label_smoothing)
+        return F.cross_entropy(logits, target, self.ignore_index, self.reduction, self.label_smoothing, self.classes)
 
 
 class NLLLoss(_Loss):

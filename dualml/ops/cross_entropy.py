@@ -5,7 +5,8 @@
 
 with the label smoothing s of Szegedy et al. 2016 (arXiv 1512.00567, section 7). Only lse is kept for the backward
 pass, which recomputes the softmax. The forward pass reads the logits once: its sum of exponentials is rescaled as it
-runs (Milakov, Gimelshein 2018, arXiv 1805.02867).
+runs (Milakov, Gimelshein 2018, arXiv 1805.02867). Rows may be longer than the V classes, so that products that make
+them are of sizes that tensor cores like: what comes after the classes is never read, and its gradient is 0.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from .blocks import each, row_blocks
 # ---- kernels --------------------------------------------------------------------------------------------------------
 
 
-@kernel("logits[N,V] targets:i32[N] -> loss:f32[N] lse:f32[N] | ignore_index:i32 smoothing",
-        groups="N", block=256, software_block=8, static="V smoothing", vector="V")
-def cross_entropy_forward(logits: Any, targets: Any, ignore_index: int, smoothing: float) -> Any:
+@kernel("logits[N,L] targets:i32[N] -> loss:f32[N] lse:f32[N] | V:u32 ignore_index:i32 smoothing",
+        groups="N", block=256, software_block=8, static="L V smoothing", vector="L")
+def cross_entropy_forward(logits: Any, targets: Any, V: int, ignore_index: int, smoothing: float) -> Any:
     """Loss and log-sum-exp of each row: 0 where the target is ignored, NaN where it is no class."""
+    logits = logits[:, :V]
     lse = np.empty(len(logits), logits.dtype)
 
     def work(rows: slice) -> None:
@@ -36,7 +38,7 @@ def cross_entropy_forward(logits: Any, targets: Any, ignore_index: int, smoothin
         shifted = x - top
         lse[rows] = np.log(np.exp(shifted, out=shifted).sum(1)) + top[:, 0]
     each(row_blocks(logits), work)
-    ok = (targets >= 0) & (targets < logits.shape[1])
+    ok = (targets >= 0) & (targets < V)
     loss = lse - np.take_along_axis(logits, np.where(ok, targets, 0)[:, None], 1)[:, 0]
     if smoothing:
         loss += logits.dtype.type(smoothing) * (lse - logits.mean(1) - loss)
@@ -55,21 +57,22 @@ def cross_entropy_total(loss: Any, targets: Any, ignore_index: int, mean: int) -
     return loss.sum() * scale, scale
 
 
-@kernel("logits[N,V] targets:i32[N] lse:f32[N] dloss:f32[D] scale:f32[1] -> dlogits[N,V] | ignore_index:i32 smoothing",
-        groups="N", block=256, software_block=8, static="V smoothing", vector="V")
-def cross_entropy_backward(logits: Any, targets: Any, lse: Any, dloss: Any, scale: Any, ignore_index: int,
+@kernel("logits[N,L] targets:i32[N] lse:f32[N] dloss:f32[D] scale:f32[1] -> dlogits[N,L] | V:u32 ignore_index:i32 "
+        "smoothing", groups="N", block=256, software_block=8, static="L V smoothing", vector="L")
+def cross_entropy_backward(logits: Any, targets: Any, lse: Any, dloss: Any, scale: Any, V: int, ignore_index: int,
                            smoothing: float) -> Any:
     """One pass. dloss is one number, or one per row."""
     factor = np.broadcast_to(dloss * scale, targets.shape).copy()
-    ok = (targets >= 0) & (targets < logits.shape[1])
+    ok = (targets >= 0) & (targets < V)
     factor[~ok] = np.nan
     dlogits = np.empty_like(logits)
+    dlogits[:, V:] = 0
 
     def work(rows: slice) -> None:
-        d, label, here = dlogits[rows], targets[rows], ok[rows]
-        np.exp(np.subtract(logits[rows], lse[rows, None], out=d), out=d)
+        d, label, here = dlogits[rows, :V], targets[rows], ok[rows]
+        np.exp(np.subtract(logits[rows, :V], lse[rows, None], out=d), out=d)
         if smoothing:
-            d -= logits.dtype.type(smoothing / logits.shape[1])
+            d -= logits.dtype.type(smoothing / V)
         d[np.flatnonzero(here), label[here]] -= logits.dtype.type(1 - smoothing)
         d *= factor[rows, None]
     each(row_blocks(logits), work)
@@ -88,9 +91,9 @@ def cross_entropy_count(targets: Any, ignore_index: int) -> Any:
     return np.asarray([1 / count if count else np.nan])
 
 
-@kernel("&logits[N,V] targets:i32[N] dloss:f32[D] scale:f32[1] -> loss:f32[N] | ignore_index:i32 smoothing",
-        groups="N", block=256, software_block=8, static="V smoothing", vector="V")
-def cross_entropy_in_place(logits: Any, targets: Any, dloss: Any, scale: Any, ignore_index: int,
+@kernel("&logits[N,L] targets:i32[N] dloss:f32[D] scale:f32[1] -> loss:f32[N] | V:u32 ignore_index:i32 smoothing",
+        groups="N", block=256, software_block=8, static="L V smoothing", vector="L")
+def cross_entropy_in_place(logits: Any, targets: Any, dloss: Any, scale: Any, V: int, ignore_index: int,
                            smoothing: float) -> Any:
     """Forward and backward in one: the loss of each row, and logits that become their gradient."""
     loss = np.empty(len(logits), logits.dtype)
@@ -98,37 +101,41 @@ def cross_entropy_in_place(logits: Any, targets: Any, dloss: Any, scale: Any, ig
 
     def work(rows: slice) -> None:
         x = logits[rows]
-        loss[rows], lse = cross_entropy_forward(x, targets[rows], ignore_index, smoothing)
-        x[:] = cross_entropy_backward(x, targets[rows], lse, dloss[rows], scale, ignore_index, smoothing)
+        loss[rows], lse = cross_entropy_forward(x, targets[rows], V, ignore_index, smoothing)
+        x[:] = cross_entropy_backward(x, targets[rows], lse, dloss[rows], scale, V, ignore_index, smoothing)
     each(row_blocks(logits), work)
     return logits, loss
 
 
 def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.ndarray, ...], dict[str, Any]]]:
     """Sample launches: rows that are held and rows that are too long, one weight for all and one each."""
-    for rows, classes, each_its_own, smoothing in ((5, 7, False, 0.0), (6, 64, True, 0.1), (1, 1, False, 0.0),
-                                                   (3, 1031, True, 0.0), (300, 12, False, 0.3), (2, 9004, False, 0.2),
-                                                   (2, 17000, True, 0.0)):
+    for rows, classes, more, each_its_own, smoothing in (
+            (5, 7, 0, False, 0.0), (6, 64, 0, True, 0.1), (1, 1, 0, False, 0.0), (3, 1031, 0, True, 0.0),
+            (300, 12, 0, False, 0.3), (2, 9004, 0, False, 0.2), (2, 17000, 0, True, 0.0), (5, 7, 1, True, 0.1),
+            (3, 1031, 5, False, 0.2), (4, 12, 60, False, 0.0), (2, 16380, 4, False, 0.1)):
         targets = rng.integers(0, classes, rows).astype(np.int32)
         targets[1::3] = -100
+        logits = rng.standard_normal((rows, classes + more)) * 3
+        logits[:, classes:] = np.nan  # which is not read
         yield cross_entropy_count, (targets,), {"ignore_index": -100}
         yield cross_entropy_in_place, (
-            rng.standard_normal((rows, classes)) * 3, targets, rng.standard_normal(rows if each_its_own else 1),
-            np.array([0.25])), {"ignore_index": -100, "smoothing": smoothing}
+            logits, targets, rng.standard_normal(rows if each_its_own else 1), np.array([0.25])), {
+                "V": classes, "ignore_index": -100, "smoothing": smoothing}
     yield cross_entropy_in_place, (rng.standard_normal((4, 5)), np.array([1, 5, -1, 2], np.int32), np.ones(1),
-                                   np.ones(1)), {"ignore_index": 1, "smoothing": 0.0}
+                                   np.ones(1)), {"V": 5, "ignore_index": 1, "smoothing": 0.0}
     yield cross_entropy_count, (np.full(3, 2, np.int32),), {"ignore_index": 2}
 
 
 # ---- op -------------------------------------------------------------------------------------------------------------
 
 class CrossEntropy(Op):
-    """Loss of logits [N, V] and targets int32 [N], in float32 whatever dtype the logits have: a number, or [N] with
-    reduction "none". Rows whose target is ignore_index count for nothing. A target that is no class makes the loss and
-    that row's gradient NaN: to raise an error would mean to wait for the device in every step."""
+    """Loss of logits [N, L] and targets int32 [N], in float32 whatever dtype the logits have: a number, or [N] with
+    reduction "none". The first `classes` of L are classes, by default all. Rows whose target is ignore_index count for
+    nothing. A target that is no class makes the loss and that row's gradient NaN: to raise an error would mean to wait
+    for the device in every step."""
 
     def forward(self, logits: Array, targets: Array, ignore_index: int = -100, label_smoothing: float = 0.0,
-                reduction: str = "mean") -> Array:
+                reduction: str = "mean", classes: int | None = None) -> Array:
         if logits.ndim != 2 or targets.shape != logits.shape[:1]:
             raise ShapeError(f"[cross_entropy] logits must be [N, V] and targets [N], got {logits.shape} and "
                              f"{targets.shape}. Flatten both with .reshape.")
@@ -138,7 +145,11 @@ class CrossEntropy(Op):
             raise ShapeError(f"[cross_entropy] label_smoothing must be 0 to 1, got {label_smoothing}.")
         if reduction not in ("mean", "sum", "none"):
             raise ShapeError(f"[cross_entropy] reduction must be mean, sum or none, got {reduction!r}.")
-        self.options: dict[str, Any] = {"ignore_index": ignore_index, "smoothing": label_smoothing}
+        length = logits.shape[1]
+        if classes is not None and not min(1, length) <= classes <= length:
+            raise ShapeError(f"[cross_entropy] classes must be 1 to {length}, the logits of a row, got {classes}.")
+        self.options: dict[str, Any] = {"V": length if classes is None else classes, "ignore_index": ignore_index,
+                                        "smoothing": label_smoothing}
         loss, lse = run(cross_entropy_forward, logits, targets, **self.options)
         total, scale = run(cross_entropy_total, loss, targets, ignore_index=ignore_index, mean=int(reduction == "mean"))
         self.save(logits, targets, lse, scale)
@@ -151,10 +162,11 @@ class CrossEntropy(Op):
 
     @classmethod
     def cases(cls, rng: np.random.Generator) -> Iterator[Case]:
-        def case(name: str, rows: int, classes: int, *ignored: int, **options: Any) -> Case:
+        def case(name: str, rows: int, length: int, *ignored: int, **options: Any) -> Case:
+            classes = options.get("classes", length)
             targets = rng.integers(0, max(1, classes), rows).astype(np.int32)
             targets[list(ignored)] = options.get("ignore_index", -100)
-            return Case(name, (rng.standard_normal((rows, classes)) * 3, targets), options)
+            return Case(name, (rng.standard_normal((rows, length)) * 3, targets), options)
 
         yield case("odd", 5, 7)
         yield case("vector", 6, 64)
@@ -168,6 +180,9 @@ class CrossEntropy(Op):
         yield case("smoothing", 6, 12, 2, label_smoothing=0.1)
         yield case("smoothing_odd", 6, 301, label_smoothing=0.3, reduction="none")
         yield case("ignore_a_class", 9, 4, 1, 5, ignore_index=2)
+        yield case("padded", 5, 8, classes=7)
+        yield case("padded_odd", 6, 303, 2, classes=301, label_smoothing=0.1)
+        yield case("padded_by_vectors", 4, 1088, classes=1030, reduction="none")
         yield case("no_rows", 0, 8, reduction="sum")
         large = case("large", 4, 20)
         yield Case("large_logits", (np.asarray(large.inputs[0]) * 300, large.inputs[1]), dtypes=("float32",))
@@ -182,4 +197,6 @@ class CrossEntropy(Op):
         yield BadCase("targets", (logits, np.zeros(2, np.int32)), r"logits must be \[N, V\] and targets \[N\]")
         yield BadCase("float_targets", (logits, np.zeros(3)), r"targets must be int32")
         yield BadCase("smoothing", (logits, targets), r"label_smoothing must be 0 to 1", {"label_smoothing": 2.0})
+        yield BadCase("classes", (logits, targets), r"classes must be 1 to 5, the logits of a row", {"classes": 6})
+        yield BadCase("no_classes", (logits, targets), r"classes must be 1 to 5", {"classes": 0})
         yield BadCase("reduction", (logits, targets), r"reduction must be mean, sum or none", {"reduction": "avg"})

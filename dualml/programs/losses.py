@@ -65,7 +65,7 @@ def _is_free(graph: Graph, item: Item, backward: Item, end: int) -> bool:
     """Whether nobody but the two sees the logits, lse and the gradient as they are in between."""
     logits, targets, _, lse = item.places
     dlogits, index = backward.places[-1], graph.items.index(item)
-    return bool(item.dims["V"]) and all(graph.is_temporary(p.number) for p in (logits, lse, dlogits)) \
+    return bool(item.dims["L"]) and all(graph.is_temporary(p.number) for p in (logits, lse, dlogits)) \
         and [at for at, _ in graph.uses(lse, index + 1)] == [end] and graph.untouched(targets, index, end) \
         and not dlogits.offset and graph.unseen(Place(dlogits.number, 0, _ALL), 0, end) \
         and dlogits.nbytes == logits.nbytes and item.spec.types == backward.spec.types  # type: ignore[union-attr]

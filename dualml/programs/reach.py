@@ -22,9 +22,11 @@ def check_reach(kernel: Kernel, dims: dict[str, Any]) -> None:
         _product(dims)
     elif kernel.source in ("attention_forward", "attention_backward"):
         _attention(kernel.name, dims)
-    elif kernel.name == "cross_entropy_backward":
-        if dims["D"] not in (1, dims["N"]):
-            raise ValueError(f"cross_entropy_backward has {dims['D']} gradients for {dims['N']} rows")
+    elif kernel.name.startswith("cross_entropy_"):
+        if dims.get("V", 0) > dims.get("L", 0):
+            raise ValueError(f"{kernel.name} has {dims['V']} classes in rows of {dims['L']}")
+        if dims.get("D", 1) not in (1, dims["N"]):
+            raise ValueError(f"{kernel.name} has {dims['D']} gradients for {dims['N']} rows")
     elif kernel.name.startswith("strided_"):
         _strided(kernel.name, dims)
 
