@@ -57,6 +57,17 @@ def test_equal_keys_of_other_types_do_too(fast_backend: str) -> None:
         for _ in range(3):
             assert step(x, names).tolist() == [factor, factor]
     assert len(step.programs) == 3
+    within = dm.capture(lambda x, names: x * (3 if next(iter(names))[0] is True else 5))
+    for number, factor in ((1, 5), (True, 3)):
+        for _ in range(3):
+            assert within(x, {(number,): 0}).tolist() == [factor, factor]
+
+
+def test_zeros_of_both_signs_do_too(fast_backend: str) -> None:
+    step = dm.capture(lambda x, zero: x / zero)
+    for zero, infinite in ((0.0, np.inf), (-0.0, -np.inf)):
+        for _ in range(3):
+            assert step(dm.ones(1), zero).item() == infinite
 
 
 def test_parameters_that_are_moved_after_the_capture(fast_backend: str) -> None:

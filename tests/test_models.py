@@ -73,6 +73,17 @@ def test_no_token_sees_the_next(fast_backend: str) -> None:
     assert np.abs(before[:, 5:] - after[:, 5:]).max() > 1e-4
 
 
+def test_no_query_sees_what_the_others_score(fast_backend: str) -> None:
+    """Not in the last bit either, where only some rows' scores are far from zero, whose largest is subtracted."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 2, 64, 16)).astype(np.float32) for _ in range(3))
+    large = q.copy()
+    large[:, :, 40:] *= 50
+    results = [dm.nn.functional.scaled_dot_product_attention(*map(dm.tensor, (x, k, v)), is_causal=True).numpy()
+               for x in (q, large)]
+    np.testing.assert_array_equal(results[0][:, :, :40], results[1][:, :, :40])
+
+
 def test_overfits_one_batch(fast_backend: str) -> None:
     model, (x, y) = tiny(), tokens_of(TINY)
     optimizer = dm.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)

@@ -33,8 +33,8 @@ class Told:
         seen = recorder()
         if seen is not None:
             seen.used(parameter, self.attribute, True)
-        Told.changes += 1
         self.attribute.__set__(parameter, value)
+        Told.changes += 1
 
 
 class Parameter(Tensor):
@@ -64,8 +64,8 @@ class Module:
 
     @training.setter
     def training(self, mode: bool) -> None:
-        Told.changes += 1
         self._training = mode
+        Told.changes += 1  # after it: who sees the new count must see the change
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes: subclasses define it, calls of the module reach it."""

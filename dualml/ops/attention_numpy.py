@@ -17,7 +17,7 @@ from .blocks import each
 
 _QUERIES = 128        # blocks of so many queries
 _SCORES = 1 << 18     # and of about so many scores
-_NEAR = 30.0          # scores no larger have exponentials, and sums of them, far from a float's limits
+_LOW, _HIGH = -30.0, 20.0  # scores between have exponentials, and sums of them, far from a float's limits
 
 
 def _heads(x: np.ndarray, at: int, group: int, tokens: int, strides: str, n: dict[str, Any]) -> np.ndarray:
@@ -74,13 +74,15 @@ def _hide(s: np.ndarray, seen: int) -> None:
 
 
 def _tops(s: np.ndarray) -> np.ndarray | None:
-    """What to subtract from scores [...,keys] before exponentials: each row's largest, or nothing where no exponential
-    comes near a float's limits, which is found in a fifth of the time. Never a hidden score, or a token's result would
-    depend on later ones. A row's first key stands for its largest, which is no smaller."""
-    if s[..., 0].min() > -_NEAR and s.max() < _NEAR:
+    """What to subtract from scores [...,keys] before exponentials, after keys were hidden: of a row with scores near a
+    float's limits its largest, of others 0. None: nothing at all, which is found in a fifth of the time. A row's first
+    key stands for its largest, which is no smaller. Each row by itself: a token's result must not depend on others."""
+    first = s[..., :1]
+    if first.min() > _LOW and s.max() < _HIGH:
         return None
-    result: np.ndarray = s.max(-1, keepdims=True)
-    return result
+    tops: np.ndarray = s.max(-1, keepdims=True)
+    tops[(first > _LOW) & (tops < _HIGH)] = 0
+    return tops
 
 
 def _accumulate(total: np.ndarray, a: np.ndarray, b: np.ndarray, new: bool) -> None:

@@ -6,7 +6,7 @@
 with the label smoothing s of Szegedy et al. 2016 (arXiv 1512.00567, section 7). Only lse is kept for the backward
 pass, which recomputes the softmax. The forward pass reads the logits once: its sum of exponentials is rescaled as it
 runs (Milakov, Gimelshein 2018, arXiv 1805.02867). Rows may be longer than the V classes, so that products that make
-them are of sizes that tensor cores like: what comes after the classes is never read, and its gradient is 0.
+them are of sizes that tensor cores like: what comes after the classes counts for nothing, and its gradient is 0.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.nd
         targets = rng.integers(0, classes, rows).astype(np.int32)
         targets[1::3] = -100
         logits = rng.standard_normal((rows, classes + more)) * 3
-        logits[:, classes:] = np.nan  # which is not read
+        logits[:, classes:] = np.nan  # which counts for nothing
         yield cross_entropy_count, (targets,), {"ignore_index": -100}
         yield cross_entropy_in_place, (
             logits, targets, rng.standard_normal(rows if each_its_own else 1), np.array([0.25])), {
@@ -146,9 +146,10 @@ class CrossEntropy(Op):
         if reduction not in ("mean", "sum", "none"):
             raise ShapeError(f"[cross_entropy] reduction must be mean, sum or none, got {reduction!r}.")
         length = logits.shape[1]
-        if classes is not None and not min(1, length) <= classes <= length:
-            raise ShapeError(f"[cross_entropy] classes must be 1 to {length}, the logits of a row, got {classes}.")
-        self.options: dict[str, Any] = {"V": length if classes is None else classes, "ignore_index": ignore_index,
+        known = length if classes is None else classes
+        if type(known) is bool or not isinstance(known, (int, np.integer)) or not min(1, length) <= known <= length:
+            raise ShapeError(f"[cross_entropy] classes must be 1 to {length}, the logits of a row, got {classes!r}.")
+        self.options: dict[str, Any] = {"V": int(known), "ignore_index": ignore_index,
                                         "smoothing": label_smoothing}
         loss, lse = run(cross_entropy_forward, logits, targets, **self.options)
         total, scale = run(cross_entropy_total, loss, targets, ignore_index=ignore_index, mean=int(reduction == "mean"))
@@ -199,4 +200,5 @@ class CrossEntropy(Op):
         yield BadCase("smoothing", (logits, targets), r"label_smoothing must be 0 to 1", {"label_smoothing": 2.0})
         yield BadCase("classes", (logits, targets), r"classes must be 1 to 5, the logits of a row", {"classes": 6})
         yield BadCase("no_classes", (logits, targets), r"classes must be 1 to 5", {"classes": 0})
+        yield BadCase("half_a_class", (logits, targets), r"classes must be 1 to 5", {"classes": 2.5})
         yield BadCase("reduction", (logits, targets), r"reduction must be mean, sum or none", {"reduction": "avg"})

@@ -19,7 +19,7 @@ _FLOPS: dict[str, Callable[[Dims], float]] = {
 }
 
 
-# Inputs that a kernel picks from: it reads no more of them than it gives.
+# Inputs that a kernel picks from: it reads about as much of them as it gives.
 PICKED = {"embedding_forward": "weight", "embedding_add_forward": "weight", "index_select_forward": "x",
            "gather_forward": "x", "strided_gather": "x", "token_windows": "tokens"}
 

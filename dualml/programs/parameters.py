@@ -51,13 +51,14 @@ class Uses:
 
     def fit(self) -> bool:
         """Whether the step would find the same again."""
-        if self._settled == Told.changes:
+        changes = Told.changes  # before looking: another thread may change something meanwhile
+        if self._settled == changes:
             return True
         for parameter, attribute, found in self._found:
             value = attribute.__get__(parameter)
             if value is not found and _state(parameter, value) is not found:
                 return False
-        self._fits = Told.changes
+        self._fits = changes
         return True
 
     def leave(self) -> None:

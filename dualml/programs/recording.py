@@ -196,12 +196,13 @@ class Recording:
 
     def holds(self) -> bool:
         """Whether the step would be told the same again, and find all where it was."""
+        changes = Told.changes  # before looking: another thread may change something meanwhile
         if self.stale or not _hold(self.conditions):
             return False
-        if self._changes != Told.changes:
+        if self._changes != changes:
             if not _hold(self._counted):
                 return False
-            self._changes = Told.changes
+            self._changes = changes
         return True
 
     # ---- when the call is over ----

@@ -30,23 +30,26 @@ class Leaf:
         self.index = index
 
 
-@functools.cache
+_leaves: dict[int, Leaf] = {}
+
+
 def leaf(index: int) -> Leaf:
-    return Leaf(index)
+    return _leaves.get(index) or _leaves.setdefault(index, Leaf(index))
 
 
-def _flatten(value: Any, leaves: list[Any], kinds: list[type]) -> Any:
-    """The structure of nested lists, tuples and dicts, hashable. Tensors and NumPy arrays go to `leaves`, the types of
-    keys and plain values to `kinds`: 1, 1.0 and True are equal, and do not do the same."""
+def _flatten(value: Any, leaves: list[Any], kinds: list[Any]) -> Any:
+    """The structure of nested lists, tuples and dicts, hashable. Tensors and NumPy arrays go to `leaves`. What tells
+    equal keys and plain values apart goes to `kinds`: 1, 1.0 and True, or 0.0 and -0.0, do not do the same."""
     if isinstance(value, (Tensor, np.ndarray)):
         leaves.append(value)
         return leaf(len(leaves) - 1)
     if isinstance(value, (list, tuple)):
         return type(value), tuple([_flatten(v, leaves, kinds) for v in value])
     if isinstance(value, dict):
-        kinds += map(type, value)
+        for key in value:
+            _flatten(key, [], kinds)
         return dict, tuple([(k, _flatten(v, leaves, kinds)) for k, v in value.items()])
-    kinds.append(type(value))
+    kinds.append(repr(value) if isinstance(value, float) else type(value))
     return value
 
 
@@ -106,7 +109,7 @@ class Captured(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         leaves: list[Any] = []
-        kinds: list[type] = []
+        kinds: list[Any] = []
         structure = _flatten((args, kwargs), leaves, kinds)
         backend = runtime.current()
         shapes = tuple([(v.shape, v.dtype, type(v)) for v in leaves])
