@@ -75,7 +75,7 @@ def _hide(s: np.ndarray, seen: int) -> None:
 
 def _tops(s: np.ndarray) -> np.ndarray | None:
     """What to subtract from scores [...,keys] before exponentials, after keys were hidden: of a row with scores near a
-    float's limits its largest, of others 0. None: nothing at all, which is found in a fifth of the time. A row's first
+    float's limits its largest, of others 0. None: nothing at all, which is found sooner. A row's first
     key stands for its largest, which is no smaller. Each row by itself: a token's result must not depend on others."""
     first = s[..., :1]
     if first.min() > _LOW and s.max() < _HIGH:
