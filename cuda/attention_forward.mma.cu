@@ -3,6 +3,11 @@
 #include "lib/attention_mma.cuh"
 {% if varlen is defined %}
 #define VARLEN
+{% if D == 32 %}
+// ptxas would spill so that a third block fits.
+#undef AT_ONCE
+#define AT_ONCE , 2
+{% endif %}
 {% endif %}
 #include "lib/attention_varlen.cuh"
 DYNAMIC_SHARED({{ 2 * D * (ROWS + 4 * COLS) }})

@@ -1,6 +1,7 @@
 // One expression over any number of inputs; each thread does W neighbouring elements. An input that is the same for all
 // of them is loaded once.
 #include "lib/math.cuh"
+#include "lib/trigonometry.cuh"
 #include "lib/vec.cuh"
 {% set kinds = {"f32": "float", "i32": "int", "bool": "bool"} %}
 {% set out_arg = spec.kernel.outputs[0] %}

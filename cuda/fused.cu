@@ -2,6 +2,7 @@
 // same for all of them is loaded once.
 #include "lib/math.cuh"
 #include "lib/philox.cuh"
+#include "lib/trigonometry.cuh"
 #include "lib/vec.cuh"
 {% set kinds = {"f32": "float", "i32": "int", "bool": "bool"} %}
 {% set drops = stages | selectattr("source") | list %}

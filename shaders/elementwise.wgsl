@@ -18,6 +18,9 @@ fn sign_(a: {{ T }}) -> {{ T }} { return {{ T }}(a > {{ T }}(0)) - {{ T }}(a < {
 {% if "floor_" in expression %}
 {% include "lib/floor_division.wgsl" %}
 {% endif %}
+{% if "sin_" in expression or "cos_" in expression %}
+{% include "lib/trigonometry.wgsl" %}
+{% endif %}
 
 fn f({% for o in operands %}{{ o.name }}: {{ o.dtype }}{{ ", " if not loop.last }}{% endfor %}) -> {{ out_kind }} {
     return {{ expression }};

@@ -10,9 +10,13 @@
 fn max_(a: f32, b: f32) -> f32 { return select(select(max(a, b), b, is_nan(b)), a, is_nan(a)); }
 fn min_(a: f32, b: f32) -> f32 { return select(select(min(a, b), b, is_nan(b)), a, is_nan(a)); }
 fn sign_(a: f32) -> f32 { return f32(a > 0.0) - f32(a < 0.0); }
-{% if "floor_" in stages | map(attribute="expression") | join %}
+{% set text = stages | map(attribute="expression") | join %}
+{% if "floor_" in text %}
 {% set T = "f32" %}
 {% include "lib/floor_division.wgsl" %}
+{% endif %}
+{% if "sin_" in text or "cos_" in text %}
+{% include "lib/trigonometry.wgsl" %}
 {% endif %}
 
 struct Results { {% for k in outputs %}o{{ k }}: {{ stages[k].kind }}, {% endfor %} }

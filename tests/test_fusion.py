@@ -58,6 +58,7 @@ CHAINS: dict[str, tuple[Step, int]] = {
     "row": (lambda x, y: (x + y[0]).relu() * y[1], 3),  # slices are launches of their own
     "column": (lambda x, y: (x * y[:, :1] + 1).exp(), 2),
     "clamped": (lambda x, y: (x.clamp(-1, 1) + y).maximum(y * 0.5), 1),
+    "turns and remainders": (lambda x, y: ((x * 40).sin() * 9 % y + (y - x).cos()) // 0.3, 1),
     "whole numbers": (lambda x, y: ((x * 9).to(dm.int32) * 3 + 1) * 2, 3),
 }
 

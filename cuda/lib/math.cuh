@@ -37,8 +37,6 @@ __device__ __forceinline__ int floor_mod(int a, int b) {
 }
 __device__ __forceinline__ float inverseSqrt(float x) { return rsqrtf(x); }
 __device__ __forceinline__ float tanh_(float x) { return tanhf(x); }
-__device__ __forceinline__ float sin_(float x) { return sinf(x); }
-__device__ __forceinline__ float cos_(float x) { return cosf(x); }
 __device__ __forceinline__ float power(float a, float b) { return powf(a, b); }
 __device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
 __device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.f) + log1pf(expf(-fabsf(x))); }

@@ -1,5 +1,5 @@
 // The functions that expressions share with CUDA (cuda/lib/math.cuh) and NumPy (dualml/ops/numpy_math.py).
-// Where WGSL promises little (tanh, sin, log near 1) they are built from what it does promise.
+// Where WGSL promises little (tanh, log near 1) they are built from what it does promise.
 
 const LN2_HIGH = 0.693359375f;
 const LN2_LOW = -2.12194440e-4f;
@@ -49,14 +49,6 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 fn softplus(x: f32) -> f32 { return max(x, 0.0f) + log1p(exp(-abs(x))); }
-
-// Reduced to [-pi, pi], where WGSL says how exact sin and cos are; 2 pi in three parts keeps the difference exact.
-fn turn(x: f32) -> f32 {
-    let k = round(x * 0.15915494f);
-    return ((x - k * 6.28125f) - k * 1.9350051879882812e-3f) - k * 3.0199160e-7f;
-}
-fn sin_(x: f32) -> f32 { return sin(turn(x)); }
-fn cos_(x: f32) -> f32 { return cos(turn(x)); }
 
 // WGSL leaves pow of a negative base undefined, and may lose NaN and infinity. Those made here are not constants:
 // browsers refuse such.
