@@ -1,24 +1,22 @@
-"""What each kernel of the 12.3M GPT's training step moves and computes, and the least time an H200 needs for it.
+"""What kernels move, compute and take, and the least time an H200 needs for them: the tables of docs/kernels.md.
 
-    python benchmarks/kernel_table.py                     the table, as Markdown
-    python benchmarks/kernel_table.py --write             puts it into docs/kernels.md
-    python benchmarks/kernel_table.py --precision float32 --batch 8 --dropout 0
-    python benchmarks/kernel_table.py --measured out/step_kernels.json --write      beside what step_kernels.py measured
+    python benchmarks/kernel_table.py                     the tables, as Markdown: a minute or two
+    python benchmarks/kernel_table.py --write             puts them into docs/kernels.md
+    python benchmarks/kernel_table.py --only step --precision float32 --batch 8 --dropout 0
+    python benchmarks/kernel_table.py --only step --measured out/step_kernels.json --write      beside what was measured
 
-Nothing runs: the step is captured for a device that only notes what it is told, and the kernels are compiled by NVRTC,
-which says how many registers and how much shared memory they take. All of it is counted, but for a column of what was
-measured elsewhere.
+`step` is the 12.3M GPT's training step, `others` all kernels that it has no use for, `attention`, `lengths` and
+`products` are of the kernels on tensor cores. Nothing runs: launches go to a device that only notes what it is told,
+and the kernels are compiled by NVRTC, which says how many registers and how much shared memory they take. All of it is
+counted, but for a column of what step_kernels.py measured elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import re
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,157 +24,50 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT)]
 
 import step_kernels  # noqa: E402
-
-import dualml as dm  # noqa: E402
-from dualml import amp, runtime  # noqa: E402
-from dualml.backends.nvrtc import (  # noqa: E402
-    compile_options,
-    dynamic_shared,
-    inline_headers,
-    rounding,
-    target_of,
+from kernel_counts import (  # noqa: E402
+    BANDWIDTH,
+    MMA_SHARE,
+    MULTIPROCESSORS,
+    TENSOR_CORES,
+    WARPS,
+    blocks_of,
+    bytes_of,
+    compiled,
+    floor_of,
+    flops_of,
+    noting,
+    resources,
+    rows_of,
 )
-from dualml.backends.sources import cuda_source  # noqa: E402
-from dualml.kernel import DeviceInfo, Spec  # noqa: E402
-from dualml.programs.costs import PICKED  # noqa: E402
-from dualml.programs.recording import Item, Place  # noqa: E402
+from kernel_workloads import Noted, launches, normal  # noqa: E402
+
+from dualml import amp  # noqa: E402
+from dualml.kernel import KERNELS, Spec  # noqa: E402
+from dualml.nn import functional as F  # noqa: E402
+from dualml.ops.matmul import gemm  # noqa: E402
+from dualml.programs.recording import Item  # noqa: E402
 from dualml.safe_files import replacing  # noqa: E402
-from tests.test_nvrtc import Recorder, compile_unit, nvrtc  # noqa: E402
 
-ARCH, MULTIPROCESSORS = 90, 132
-BANDWIDTH, TENSOR_CORES, CORES = 4.8e12, 989e12, 67e12  # of an H200: bytes/s, 16-bit and float32 FLOP/s
-INTEGERS = 15e12  # operations/s: 64 a clock and multiprocessor
-REGISTERS, WARPS, BLOCKS, SHARED, SHARED_SPENT = 65536, 64, 32, 228 << 10, 1 << 10  # of a multiprocessor; of a block
 TARGET = 3.3e-3
-BEGIN, END = "<!-- benchmarks/kernel_table.py -->", "<!-- end -->"
-_USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
-# Additions and multiplications, with functions as ten, per element of the largest tensor: rough, and nowhere the bound.
-_PER_ELEMENT = {"dropout_forward": 15, "layer_norm_forward": 8, "layer_norm_backward": 14, "bias_gelu_forward": 20,
-                "dropout_layer_norm_forward": 23, "layer_norm_dropout_backward": 29, "bias_gelu_backward": 30,
-                "cross_entropy_in_place": 28, "cross_entropy_forward": 14, "cross_entropy_backward": 14, "adamw": 25}
 
 
-class Noting(Recorder):
-    """An H200 that only notes what it is given to do."""
-
-    def __init__(self) -> None:
-        super().__init__(ARCH)
-        self.name = "noting"
-        self.device = DeviceInfo("cuda", "H200", subgroup_size=32, arch=ARCH,
-                                 limits={"multiprocessors": MULTIPROCESSORS})
-
-    @property
-    def own_products(self) -> bool:
-        return False  # cuBLAS makes them, one at a time
+def header(columns: str) -> list[str]:
+    """The first lines of a table: columns between commas, where `;` stands for a comma and `:` for numbers below."""
+    names = columns.split(", ")
+    return [f"| {' | '.join(name.rstrip(':').replace(';', ',') for name in names)} |",
+            f"|{'|'.join('---:' if name.endswith(':') else '---' for name in names)}|"]
 
 
-# ---- what a launch does ---------------------------------------------------------------------------------------------
-
-def _length(places: Iterable[Place]) -> int:
-    """Bytes of stretches, each byte once."""
-    total, ends = 0, dict[int, int]()
-    for place in sorted(places, key=lambda p: (p.number, p.offset)):
-        begin = max(place.offset, ends.get(place.number, 0))
-        total += max(0, place.offset + place.nbytes - begin)
-        ends[place.number] = max(ends.get(place.number, 0), place.offset + place.nbytes)
-    return total
-
-
-def bytes_of(item: Item) -> int:
-    """Bytes read plus bytes written, every tensor once; of a table no more than the rows that are asked for."""
-    moved = list(item.accesses())
-    if item.spec is not None and item.name in PICKED:
-        at = [arg.name for arg in item.spec.kernel.args].index(PICKED[item.name])
-        table, rows = item.places[at], item.places[-1]
-        moved[at] = Place(table.number, table.offset, min(table.nbytes, rows.nbytes)), "read"
-    beside = 2 * item.places[-1].nbytes if item.dims.get("has_bias") else 0  # cuBLAS finds a bias written by a product
-    return beside + _length(p for p, how in moved if how != "write") + _length(p for p, how in moved if how != "read")
-
-
-def flops_of(item: Item) -> tuple[int, int]:
-    """Operations of tensor cores and of others."""
-    assert item.spec is not None
-    d: dict[str, Any] = dict(item.dims)
-    products = rest = 0
-    if item.name == "matmul":
-        products = 2 * d["M"] * d["N"] * d["K"] * d["B"]
-    elif item.name in ("attention_forward", "attention_backward"):
-        seen = d["B"] * d["H"] * sum(min(d["TK"], row + 1 + d["offset"]) for row in range(d["TQ"]))  # queries x keys
-        products, rest = 2 * (2 if item.name == "attention_forward" else 7) * d["D"] * seen, 10 * seen
-    if products:
-        return (products, rest) if item.spec.types[0][1].host.itemsize == 2 else (0, products + rest)
-    if item.name == "embedding_order":
-        return 0, 50 * d["N"] * item.groups  # every index is sought in every block
-    sizes = [place.nbytes // item.spec.dtype(arg).host.itemsize
-             for place, arg in zip(item.places, item.spec.kernel.args, strict=True)]
-    return 0, _PER_ELEMENT.get(item.name, 2) * max(sizes)
-
-
-@dataclass
-class Row:
-    """Launches of one kernel; matrix products of one shape."""
-
-    name: str
-    spec: Spec
-    groups: int = 0
-    launches: int = 0
-    bytes: int = 0
-    tensor: int = 0
-    other: int = 0
-    floor: float = 0.0
-    bounds: set[str] = field(default_factory=set)
-
-    def add(self, item: Item) -> None:
-        moved, (tensor, other) = bytes_of(item), flops_of(item)
-        used = min(1, item.groups / MULTIPROCESSORS)  # a block stays on one multiprocessor
-        speed = used * (INTEGERS if item.name == "embedding_order" else CORES)
-        times = {"memory": moved / BANDWIDTH, "tensor cores": tensor / TENSOR_CORES, "cores": other / speed}
-        bound = max(times, key=lambda name: times[name])
-        self.launches += 1
-        self.groups = max(self.groups, item.groups)
-        self.bytes, self.tensor, self.other = self.bytes + moved, self.tensor + tensor, self.other + other
-        self.floor += times[bound]
-        self.bounds.add(bound)
-
-
-def rows_of(items: Sequence[Item]) -> list[Row]:
-    found: dict[Any, Row] = {}
-    for item in items:
-        assert item.spec is not None, "a copy has no kernel"
-        name = step_kernels.label(item.spec, item.dims)
-        found.setdefault((name, item.spec.variant), Row(name, item.spec)).add(item)
-    return sorted(found.values(), key=lambda row: -row.floor)
-
-
-# ---- what a kernel takes --------------------------------------------------------------------------------------------
-
-def resources(spec: Spec, device: DeviceInfo) -> tuple[int, int]:
-    """Registers of a thread and bytes of shared memory of a block."""
-    source, compiler = inline_headers(cuda_source(spec, device)), nvrtc()
-    if compiler is None:
-        raise SystemExit("NVRTC's wheels are not installed: pip install -e '.[nvrtc]'")
-    works, log, _ = compile_unit(source, (*compile_options(target_of(ARCH, (ARCH,)), compiler[1]),
-                                          rounding(spec), "--ptxas-options=-v"))
-    used = _USED.search(log)
-    if not works or used is None:
-        raise SystemExit(f"{spec.stem} does not compile: {log}")
-    return int(used[1]), int(used[2] or 0) + dynamic_shared(source)
-
-
-def blocks_of(registers: int, shared: int, threads: int) -> int:
-    """Blocks that a multiprocessor holds at a time. Registers are given to warps by 256, shared memory by 128 bytes."""
-    warps = math.ceil(threads / 32)
-    by_registers = REGISTERS // (math.ceil(registers * 32 / 256) * 256) // warps
-    by_shared = SHARED // (math.ceil(shared / 128) * 128 + SHARED_SPENT)
-    return min(by_registers, by_shared, WARPS // warps, BLOCKS)
+def occupancy(spec: Spec, registers: int, shared: int) -> str:
+    blocks = blocks_of(registers, shared, spec.block)
+    return f"{blocks}, {blocks * spec.block / 32 / WARPS:.0%}"
 
 
 # ---- the step -------------------------------------------------------------------------------------------------------
 
 def captured(precision: str, batch: int, dropout: float) -> Any:
     """The program of a training step: forward, backward, clipping, AdamW."""
-    runtime.register_backend("noting", __name__, "Noting")
-    dm.set_backend("noting")
+    noting()
     return step_kernels.captured(precision, batch, dropout).programs[0]
 
 
@@ -193,7 +84,7 @@ def measured_by(path: Path | None, precision: str, batch: int, dropout: float) -
 
 
 def table(program: Any, precision: str, batch: int, dropout: float, measured: dict[str, Any]) -> list[str]:
-    device, rows = runtime.get("noting").device, rows_of(program.items)
+    rows, device = rows_of(program.items), noting().device
     times = {row["kernel"]: row["us"] for row in measured.get("rows", ())}
     where = "not yet run on a GPU"
     if measured:
@@ -201,17 +92,15 @@ def table(program: Any, precision: str, batch: int, dropout: float, measured: di
     lines = [f"Counted, not run: {batch} x 256 = {batch * 256:,} tokens, {precision}, dropout {dropout:g}; forward, "
              f"backward, clipping, AdamW. {program.recorded} launches, {program.launches} after fusion. GB, GFLOP and "
              f"us are sums over a row's launches. Measured: {where}.", "",
-             "| kernel | launches | GB | GFLOP | floor us | measured us | bound | threads | registers | shared KiB | "
-             "blocks a SM, occupancy |", "|---|---:|---:|---:|---:|---:|---|---:|---:|---:|---|"]
+             *header("kernel, launches:, GB:, GFLOP:, floor us:, measured us:, bound, threads:, registers:, "
+                     "shared KiB:, blocks a SM; occupancy")]
     for row in rows:
         registers, shared = resources(row.spec, device)
-        blocks, threads = blocks_of(registers, shared, row.spec.block), row.spec.block
-        busy = blocks * threads / 32 / WARPS
         few = f"; only {row.groups} in all" if row.groups < MULTIPROCESSORS else ""
         lines.append(f"| {row.name} | {row.launches} | {row.bytes / 1e9:.3f} | {(row.tensor + row.other) / 1e9:.2f} | "
                      f"{row.floor * 1e6:.1f} | {measured_cell(times.get(row.name), row.floor)} | "
-                     f"{', '.join(sorted(row.bounds))} | {threads} | {registers} | {shared / 1024:.3g} | "
-                     f"{blocks}, {busy:.0%}{few} |")
+                     f"{', '.join(sorted(row.bounds))} | {row.spec.block} | {registers} | {shared / 1024:.3g} | "
+                     f"{occupancy(row.spec, registers, shared)}{few} |")
     floor, moved = sum(r.floor for r in rows), sum(r.bytes for r in rows)
     products = sum(r.floor for r in rows if r.tensor)
     took = [f"Measured: launch by launch {sum(times.values()) / 1e3:.2f} ms, replayed as a graph "
@@ -230,28 +119,159 @@ def measured_cell(us: float | None, floor: float) -> str:
     return "-" if not us else f"{us:.1f} ({floor * 1e6 / us:.0%})"
 
 
+# ---- all other kernels ----------------------------------------------------------------------------------------------
+
+def sizes(item: Item) -> str:
+    """A launch's dimensions, as its kernel's signature names them."""
+    return " ".join(f"{name} {int(value):,}" for name, value in item.dims.items()
+                    if (len(name) == 1 or name == "TQ") and name.isupper() and value > 1)
+
+
+def figure(x: float) -> str:
+    """Three digits, and none of what is next to nothing."""
+    return f"{x:,.3g}" if 0.01 <= x < 1000 else f"{x:,.0f}" if x >= 1000 else "0.00"
+
+
+def others(known: set[str]) -> list[str]:
+    """The declared kernels that are not known yet, each by the launch of kernel_workloads.py that moves most."""
+    largest: dict[str, Item] = {}
+    device = noting().device
+    for item in launches():
+        if item.name in KERNELS and item.name not in known \
+                and (item.name not in largest or bytes_of(item) > bytes_of(largest[item.name])):
+            largest[item.name] = item
+    missing = [name for name in KERNELS if name not in known | largest.keys()]
+    if missing:
+        raise SystemExit(f"benchmarks/kernel_workloads.py has no work for {', '.join(missing)}.")
+    lines = header("kernel, sizes, MB:, GFLOP:, floor us:, bound, threads:, registers:, shared KiB:, blocks a SM; "
+                   "occupancy")
+    for name, item in sorted(largest.items()):
+        assert item.spec is not None
+        moved, (tensor, other) = bytes_of(item), flops_of(item)
+        bound, seconds = floor_of(item, moved, tensor, other)
+        registers, shared = resources(item.spec, device)
+        dtypes = step_kernels.label(item.spec, item.dims).partition("` ")[2]
+        variant = item.spec.stem.partition(".")[2]
+        counted = " | ".join(figure(x) for x in (moved / 1e6, (tensor + other) / 1e9, seconds * 1e6))
+        lines.append(f"| `{name}{variant and '.' + variant}` {dtypes} | {sizes(item)} | {counted} | {bound} | "
+                     f"{item.spec.block} | {registers} | {shared / 1024:.3g} | "
+                     f"{occupancy(item.spec, registers, shared)} |")
+    return lines
+
+
+# ---- tensor cores ---------------------------------------------------------------------------------------------------
+
+def attended(arch: int, batch: int, heads: int, length: int, size: int) -> list[Item]:
+    """Forward and backward of causal attention in bfloat16, packed."""
+    noting(arch)
+    qkv = normal(batch, length, 3 * heads * size, grad=True)
+    with Noted() as items:
+        F.attention_qkv(qkv, heads).sum().backward()
+    return [item for item in items if item.name in ("attention_forward", "attention_backward")]
+
+
+def taken(spec: Spec) -> tuple[str, str, str]:
+    """Registers on both architectures, shared memory and occupancy, and the instructions of tensor cores in PTX."""
+    registers, shared, ptx = compiled(spec, noting().device)
+    older = compiled(spec, noting(80).device)[0]
+    return (f"{registers} ({older})", f"{shared / 1024:.3g} KiB | {occupancy(spec, registers, shared)}",
+            f"{ptx.count('mma.sync')}, {ptx.count('ldmatrix')}")
+
+
+def attention() -> list[str]:
+    lines = header("kernel, head:, owned x streamed; threads, registers (sm_80):, shared memory:, blocks a SM; "
+                   "occupancy, mma; ldmatrix in the code")
+    for which in range(2):
+        for size in (32, 64, 96, 128):
+            item = attended(90, 1, 1, 128, size)[which]
+            assert item.spec is not None
+            tile = dict(item.spec.constants)
+            registers, shared, instructions = taken(item.spec)
+            lines.append(f"| {item.name.removeprefix('attention_')} | {size} | {tile['ROWS']} x {tile['COLS']}, "
+                         f"{item.spec.block} | {registers} | {shared} | {instructions} |")
+    return lines
+
+
+def lengths() -> list[str]:
+    lines = header("kernel, head:, T:, bytes:, work:, memory floor:, tensor-core floor:, `mma.sync` floor:, "
+                   "TFLOP/s at that floor:")
+    for size in (64, 128):
+        for length in (1024, 16384):
+            for item in attended(90, 8, 16, length, size):
+                moved, (work, _) = bytes_of(item), flops_of(item)
+                slow = work / TENSOR_CORES / MMA_SHARE
+                common = work * (5 / 7 if "backward" in item.name else 1)
+                floors = " | ".join(f"{x * 1e6:,.0f} us" for x in (moved / BANDWIDTH, work / TENSOR_CORES, slow))
+                name = item.name.removeprefix("attention_")
+                lines.append(f"| {name} | {size} | {length:,} | {moved / 1e6:,.1f} MB | {work / 1e9:,.1f} GFLOP | "
+                             f"{floors} | {common / slow / 1e12:.0f} |")
+    return lines
+
+
+def products() -> list[str]:
+    """Each tile, of all ways of storing."""
+    lines = header("tile, threads:, summed in a slice; slices, registers (sm_80):, shared memory:, blocks a SM; "
+                   "occupancy, mma; ldmatrix in the code")
+    for rows, columns in ((16384, 1536), (512, 512), (16, 50304)):
+        found = []
+        for ta, tb in ((False, False), (False, True), (True, False), (True, True)):
+            noting()
+            a = normal(1, *((384, rows) if ta else (rows, 384)))
+            b = normal(1, *((columns, 384) if tb else (384, columns)))
+            with Noted() as items:
+                gemm(a._array, b._array, ta=ta, tb=tb)
+            spec = items[0].spec
+            assert spec is not None
+            found.append((spec, taken(spec)))
+        tile = dict(found[0][0].constants)
+        registers, shared, instructions = (" to ".join(dict.fromkeys((min(each), max(each))))
+                                           for each in zip(*[t for _, t in found], strict=True))
+        lines.append(f"| {tile['ROWS']} x {tile['COLS']} | {found[0][0].block} | {tile['DEPTH']}, {tile['STAGES']} | "
+                     f"{registers} | {shared} | {instructions} |")
+    return lines
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+def written(text: str, name: str, lines: list[str]) -> str:
+    """The page with a table in place of the one of that name."""
+    begin, end = f"<!-- benchmarks/kernel_table.py {name} -->", "<!-- end -->"
+    head, found, rest = text.partition(begin)
+    if not found or end not in rest:
+        raise SystemExit(f"docs/kernels.md has no {begin} ... {end} to put the table between.")
+    return "\n".join([head + begin, *lines, end]) + rest.partition(end)[2]
+
+
+def tables(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
+    step = options.precision, options.batch, options.dropout
+    program = captured(*step) if options.only in (None, "step", "others") else None
+    made: dict[str, Callable[[], list[str]]] = {
+        "step": lambda: table(program, *step, measured_by(options.measured, *step)),
+        "others": lambda: others({item.name for item in program.items}),
+        "attention": attention, "lengths": lengths, "products": products}
+    for name in made if options.only is None else (options.only,):
+        yield name, made[name]()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("step", "others", "attention", "lengths", "products"), help="one table")
     parser.add_argument("--precision", choices=amp.PRECISIONS, default="bfloat16")
     parser.add_argument("--batch", type=int, default=64, help="sequences of 256 tokens")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--measured", type=Path, metavar="FILE", help="of step_kernels.py, for a column of what was "
                         "measured, with the floor's share of it")
-    parser.add_argument("--write", action="store_true", help="replace the table in docs/kernels.md")
+    parser.add_argument("--write", action="store_true", help="replace the tables in docs/kernels.md")
     options = parser.parse_args()
-    step = options.precision, options.batch, options.dropout
-    measured = measured_by(options.measured, *step)
-    lines = table(captured(*step), *step, measured)
-    if not options.write:
-        print("\n".join(lines))
-        return
     page = ROOT / "docs" / "kernels.md"
     text = page.read_text(encoding="utf-8")
-    head, found, rest = text.partition(BEGIN)
-    if not found or END not in rest:
-        raise SystemExit(f"{page} has no {BEGIN} ... {END} to put the table between.")
-    with replacing(page, "Give --write where docs/ may be written to.") as made:
-        made.write_text("\n".join([head + BEGIN, *lines, END]) + rest.partition(END)[2], encoding="utf-8")
+    for name, lines in tables(options):
+        text = written(text, name, lines)
+        if not options.write:
+            print("\n".join([f"{name}:", "", *lines, ""]))
+    if options.write:
+        with replacing(page, "Give --write where docs/ may be written to.") as made:
+            made.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Device time of every launch of the 12.3M GPT's captured training step, summed by kernel and, for products, by shape.
 
     python benchmarks/step_kernels.py --json out/step_kernels.json             bfloat16, 64 x 256 tokens, on cuda
-    python benchmarks/kernel_table.py --measured out/step_kernels.json         beside what was counted
+    python benchmarks/kernel_table.py --only step --measured out/step_kernels.json  beside what was counted
 
 The step runs launch by launch, each between two events, after copies that keep the device busy until all launches are
 in its queue. So no time of the host is in it, but that of the events is, about 2 us a launch; the graph's replay, which

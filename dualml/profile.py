@@ -98,7 +98,7 @@ class Profile:
         if not timed:
             backend.synchronize()
         seconds = time.perf_counter() - self._began
-        nbytes = moved(spec, [((id(b.buffer), b.offset), b.nbytes) for b in launch.bindings])
+        nbytes = moved(spec, launch.dims, [((id(b.buffer), b.offset), b.nbytes) for b in launch.bindings])
         one = Timed(spec.kernel.name, backend.name, seconds, self._began, nbytes, operations(spec, launch.dims),
                     user_line())
         self.launches.append(one)

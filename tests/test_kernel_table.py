@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dualml import runtime
+from dualml.kernel import KERNELS
 from dualml.programs.recording import Place
 
 PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "kernel_table.py"
@@ -27,6 +28,13 @@ def table() -> Any:
     return module
 
 
+@pytest.fixture(autouse=True)
+def no_other_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The noting devices are there during one test: they compute nothing, which `dualml devices` would tell."""
+    for known in ("_FACTORIES", "_open", "_current"):
+        monkeypatch.setattr(runtime, known, type(getattr(runtime, known))(getattr(runtime, known)))
+
+
 @pytest.mark.parametrize(("registers", "shared", "blocks"), [(168, 24 << 10, 3), (247, 48 << 10, 2), (30, 128, 16),
                                                              (16, 60 << 10, 3), (255, 0, 2)])
 def test_blocks_of_a_multiprocessor(table: Any, registers: int, shared: int, blocks: int) -> None:
@@ -34,16 +42,14 @@ def test_blocks_of_a_multiprocessor(table: Any, registers: int, shared: int, blo
 
 
 def test_bytes_that_overlap_count_once(table: Any) -> None:
-    assert table._length([Place(1, 0, 100), Place(1, 0, 100), Place(1, 50, 100), Place(2, 8, 8), Place(1, 300, 1)]) \
-        == 159
+    places = [Place(1, 0, 100), Place(1, 0, 100), Place(1, 50, 100), Place(2, 8, 8), Place(1, 300, 1)]
+    assert sys.modules["kernel_counts"]._length(places) == 159
 
 
 def test_the_large_models_step(table: Any) -> None:
     """Six operations per token and matrix element, as everybody counts; tied embeddings are one matrix of products."""
     with runtime.use_backend("cpu"):
-        before = runtime.get_backend()
         program = table.captured("bfloat16", 2, 0.0)
-        runtime.set_backend(before)
     rows = table.rows_of(program.items)
     assert sum(row.launches for row in rows) == program.launches
     matrices = 6 * (384 * 1152 + 384 * 384 + 2 * 384 * 1536) + 4096 * 384
@@ -66,12 +72,31 @@ def test_what_was_measured(table: Any, tmp_path: Path) -> None:
 def test_table(table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "resources", lambda spec, device: (32, 0))
     with runtime.use_backend("cpu"):
-        before = runtime.get_backend()
         program = table.captured("bfloat16", 2, 0.0)
-        runtime.set_backend(before)
     assert "Measured: not yet run on a GPU." in table.table(program, "bfloat16", 2, 0.0, {})[0]
     took = {"device": "H200", "driver": "CUDA 13.0", "date": "2026-11-21", "step ms": 3.0,
             "rows": [{"kernel": "`adamw` f32", "us": 100.0}, {"kernel": "`other` f32", "us": 1.0}]}
     text = "\n".join(table.table(program, "bfloat16", 2, 0.0, took))
     for words in ("Measured: on H200", "| 100.0 (72%) |", "graph 3.00 ms", "not counted here: `other` f32"):
         assert words in text
+
+
+def test_every_kernel_has_a_row(table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the training step has no use for is led to by work of its own."""
+    monkeypatch.setattr(table, "resources", lambda spec, device: (32, 0))
+    known = {item.name for item in table.captured("bfloat16", 2, 0.1).items}
+    lines = table.others(known)
+    rows = {line.split("`")[1].partition(".")[0]: line for line in lines[2:]}
+    assert rows.keys() == KERNELS.keys() - known
+    assert "| N 12,323,776 | 148 | 0.0246 | 30.8 | memory |" in rows["sgd"]  # 3 x 4 bytes of each at 4.8 TB/s
+    # 16 texts of 1,000 tokens: 1152 numbers are read of each, and 768 written into a cache that has room for more
+    assert f"| {16000 * (1152 + 768) * 4 / 1e6:.3g} |" in rows["cache_append"]
+
+
+@pytest.mark.parametrize(("size", "tile"), [(64, "128 x 64"), (128, "128 x 32")])
+def test_attention_of_a_tile(table: Any, monkeypatch: pytest.MonkeyPatch, size: int, tile: str) -> None:
+    """Products of 16 x 8 x 16: two of scores and values for every warp's 32 rows, each streamed row and the head."""
+    monkeypatch.setattr(table, "compiled", lambda spec, device: (200, 0, "mma.sync ldmatrix mma.sync"))
+    lines = table.attention()
+    assert any(line.startswith(f"| forward | {size} | {tile}, 128 | 200 (200) |") and line.endswith("| 2, 1 |")
+               for line in lines)

@@ -24,6 +24,21 @@ PICKED = {"embedding_forward": "weight", "embedding_add_forward": "weight", "ind
            "gather_forward": "x", "strided_gather": "x", "token_windows": "tokens"}
 
 
+def _new_keys(d: Dims) -> float:
+    return d["B"] * d["T"] * d["KVH"] * d["D"]
+
+
+# Elements read plus elements written of what a kernel updates in few places.
+_PUT: dict[str, dict[str, Callable[[Dims], float]]] = {
+    "cache_append": {"keys": _new_keys, "values": _new_keys},
+    "cache_append_int8": {"keys": lambda d: _new_keys(d) / 4, "values": lambda d: _new_keys(d) / 4,
+                          "scales": lambda d: 2 * _new_keys(d) / d["D"]},
+    "mark_seen": {"seen": lambda d: d["B"] * d["T"]},
+    "scatter_add_forward": {"x": lambda d: 2 * d["A"] * d["K"] * d["B"]},
+    "strided_write": {"out": lambda d: d["K"] * d["V"]},
+}
+
+
 def _scores(d: Dims) -> float:
     """Of packed sequences, whose lengths only the device knows, as many as they have where all are of one length, which
     are the fewest."""
@@ -37,7 +52,16 @@ def operations(spec: Spec, dims: Dims) -> float:
     return count(dims) if count else 0.0
 
 
-def moved(spec: Spec, places: Sequence[tuple[Hashable, int]]) -> int:
+def updated(spec: Spec, dims: Dims, arg: str, nbytes: int) -> int:
+    """Bytes read plus bytes written of an argument that a kernel updates in place."""
+    elements = _PUT.get(spec.kernel.name, {}).get(arg)
+    if elements is None:
+        return 2 * nbytes
+    size = next(spec.dtype(one).host.itemsize for one in spec.kernel.args if one.name == arg)
+    return min(2 * nbytes, int(elements(dims) * size))
+
+
+def moved(spec: Spec, dims: Dims, places: Sequence[tuple[Hashable, int]]) -> int:
     """Bytes, from a name of each argument's place and its bytes: what is updated in place is read and written, what is
     given twice, such as in place of a bias that there is not, is read once."""
     read: dict[Hashable, int] = {}
@@ -46,5 +70,5 @@ def moved(spec: Spec, places: Sequence[tuple[Hashable, int]]) -> int:
         if arg.access == "read":
             read[name] = max(min(nbytes, given) if arg.name == picked else nbytes, read.get(name, 0))
         else:
-            total += nbytes if arg.access == "write" else 2 * nbytes
+            total += nbytes if arg.access == "write" else updated(spec, dims, arg.name, nbytes)
     return total + sum(read.values())

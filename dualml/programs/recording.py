@@ -56,7 +56,7 @@ class Item:
     def moved_bytes(self) -> int:
         if self.spec is None:
             return 2 * self.places[0].nbytes
-        return moved(self.spec, [((p.number, p.offset), p.nbytes) for p in self.places])
+        return moved(self.spec, self.dims, [((p.number, p.offset), p.nbytes) for p in self.places])
 
     def accesses(self) -> Iterator[tuple[Place, str]]:
         """Each place with "read", "write" or "update"."""
