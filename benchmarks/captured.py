@@ -96,19 +96,22 @@ def compare(config: GPTConfig, batch: int, steps: int) -> list[dict[str, Any]]:
     return [*rows, row("loaded", *times, loaded.program.launches, found == eager[WARM + steps:])]
 
 
-def draw(config: GPTConfig, batch: int, folder: Path, title: str) -> None:
-    """The shortest of some steps of each way, as a timeline."""
+def shortest(step: Any, config: GPTConfig, batch: int) -> Any:
+    """The profile of the shortest of some steps."""
     x = np.random.default_rng(0).integers(0, config.vocab_size, (batch, config.context)).astype(np.int32)
+    tokens, found = dm.tensor(x), []
+    for _ in range(12):
+        with dm.profile() as profile:
+            step(tokens, tokens)
+        found.append(profile)
+    return min(found[WARM:], key=lambda p: p.span)
+
+
+def draw(config: GPTConfig, batch: int, folder: Path, title: str) -> None:
+    """A step of each way, as a timeline."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, step in (("eager", make_step(config)), ("captured", dm.capture(make_step(config)))):
-        tokens = dm.tensor(x)
-        found = []
-        for _ in range(12):
-            with dm.profile() as profile:
-                step(tokens, tokens)
-            found.append(profile)
-        best = min(found[WARM:], key=lambda p: p.span)
-        best.timeline(folder / f"step_{name}.svg", f"{name}, {title}")
+        shortest(step, config, batch).timeline(folder / f"step_{name}.svg", f"{name}, {title}")
 
 
 def main() -> int:
@@ -117,11 +120,15 @@ def main() -> int:
     parser.add_argument("--config", choices=CONFIGS, default="small")
     parser.add_argument("--steps", type=int, default=32, help="timed steps of each way")
     parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--profile", action="store_true", help="kernels of an eager step by time, and no timing")
     parser.add_argument("--pictures", type=Path, help="folder for step_eager.svg and step_captured.svg, and no timing")
     options = parser.parse_args()
     dm.set_backend(options.backend)
     device = runtime.current().device
     config, batch = CONFIGS[options.config]
+    if options.profile:
+        print(shortest(make_step(config), config, batch).table())
+        return 0
     if options.pictures:
         draw(config, batch, options.pictures, runtime.current().name + " on a CPU driver" * device.software)
         return 0

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from kernel_counts import (  # noqa: E402
 from kernel_workloads import Noted, launches, normal  # noqa: E402
 
 from dualml import amp  # noqa: E402
+from dualml.backends.cuda_graph import turns  # noqa: E402
 from dualml.kernel import KERNELS, Spec  # noqa: E402
 from dualml.nn import functional as F  # noqa: E402
 from dualml.ops.matmul import gemm  # noqa: E402
@@ -111,7 +113,18 @@ def table(program: Any, precision: str, batch: int, dropout: float, measured: di
                     f"**{sum(r.tensor + r.other for r in rows) / 1e9:.0f}** | **{floor * 1e6:.0f}** | "
                     f"{measured_cell(sum(times.values()) or None, floor)} | | | | | |", "",
             f"Products and attention {products * 1e3:.2f} ms, all else {(floor - products) * 1e3:.2f} ms: "
-            f"{floor * 1e3:.2f} ms, {floor / TARGET:.0%} of the {TARGET * 1e3:.1f} ms that are the target.", *took]
+            f"{floor * 1e3:.2f} ms, {floor / TARGET:.0%} of the {TARGET * 1e3:.1f} ms that are the target.", *took,
+            "", branches(program)]
+
+
+def branches(program: Any) -> str:
+    """How the CUDA graph of the step would spread over streams."""
+    paths = list[int]()
+    for one in program._frozen:
+        paths.append(1 + max((paths[other] for other in one.after), default=0))
+    lanes = {streams: Counter(turn.lane for turn in turns(program._frozen, streams)) for streams in (2, 3)}
+    return (f"As a graph: of {len(paths)} launches the longest path has {max(paths)}. Two streams: {lanes[2][1]} go to "
+            f"the second; three: {lanes[3][1]} and {lanes[3][2]} to the others.")
 
 
 def measured_cell(us: float | None, floor: float) -> str:

@@ -1,4 +1,5 @@
-"""Losses of one small GPT in each precision, from one seed on the same batches, and how far they are from float32's.
+"""Losses of one small GPT in each precision, from one seed on the same batches, how far they are from float32's, and
+the memory that a captured step needs besides weights, gradients and optimizer state.
 
     python benchmarks/precision.py                                   200 steps, into docs/runs/precision.json and .png
     python benchmarks/precision.py --backend webgpu --steps 60 --out build/precision
@@ -54,7 +55,8 @@ def train(config: TrainConfig, backend: str, steps: int) -> dict[str, Any]:
     return {"parameters": trainer.model.num_parameters(), "weights": trainer.model.wte.weight.dtype.name,
             "losses": [round(loss, 5) for _, loss in trainer.metrics.losses],
             "val_loss": round(trainer.evaluate().loss, 5), "loss_scale": scale["scale"],
-            "skipped_steps": int(scale["skipped"]), "seconds": round(seconds, 1)}
+            "skipped_steps": int(scale["skipped"]), "seconds": round(seconds, 1),
+            "temporaries_mb": round(max(p.classes()["temporary"] for p in trainer._replayed.programs) / 1e6, 1)}
 
 
 def compare(curves: dict[str, dict[str, Any]]) -> None:
@@ -68,11 +70,12 @@ def compare(curves: dict[str, dict[str, Any]]) -> None:
 
 
 def table(curves: dict[str, dict[str, Any]]) -> list[str]:
-    lines = ["precision          last 20 steps   validation   largest difference   mean   of the second half   skipped"]
+    lines = ["precision          last 20 steps   validation   largest difference   mean   of the second half   skipped"
+             "   temporaries"]
     for name, found in curves.items():
         last, apart = float(np.mean(found["losses"][-20:])), found["difference"]
         lines.append(f"{name:18} {last:13.4f} {found['val_loss']:12.4f} {apart['max']:20.4f} {apart['mean']:6.4f} "
-                     f"{apart['mean_of_second_half']:20.4f} {found['skipped_steps']:9}")
+                     f"{apart['mean_of_second_half']:20.4f} {found['skipped_steps']:9} {found['temporaries_mb']:10} MB")
     return lines
 
 
