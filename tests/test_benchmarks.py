@@ -78,6 +78,20 @@ def test_attention(tmp_path: Path) -> None:
     assert all(row["error"] < 0.05 for row in found["rows"] if row["name"] == "dualml")
 
 
+def test_ways_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--backend", "cpu", "--config", "tiny"]
+    rows = script("captured", tmp_path, *words, "--steps", "4")["rows"]
+    assert [row["way"] for row in rows] == ["eager", "captured", "loaded"]
+    assert all(row["bits equal"] and row["host ms"] > 0 for row in rows)
+    assert rows[0]["launches"] > rows[1]["launches"] == rows[2]["launches"]
+    monkeypatch.setattr(sys, "argv", ["captured", *words, "--profile"])
+    captured, before = import_module("captured"), runtime.get_backend()
+    assert captured.main() == 0
+    dm.set_backend(before)
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {line[0]: line[1] for line in table}["all"] == str(rows[0]["launches"])
+
+
 def test_launches_of_a_step(tmp_path: Path) -> None:
     found = script("step_kernels", tmp_path, "--backend", "cpu", "--tiny", "--batch", "2", "--rounds", "1")
     names = [row["kernel"] for row in found["rows"]]
