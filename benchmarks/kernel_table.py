@@ -40,7 +40,7 @@ from kernel_counts import (  # noqa: E402
     resources,
     rows_of,
 )
-from kernel_workloads import Noted, launches, normal  # noqa: E402
+from kernel_workloads import ELEMENTWISE, Noted, launches, normal  # noqa: E402
 
 from dualml import amp  # noqa: E402
 from dualml.backends.cuda_graph import turns  # noqa: E402
@@ -150,10 +150,10 @@ def others(known: set[str]) -> list[str]:
     largest: dict[str, Item] = {}
     device = noting().device
     for item in launches():
-        if item.name in KERNELS and item.name not in known \
+        if item.name in KERNELS.keys() | ELEMENTWISE and item.name not in known \
                 and (item.name not in largest or bytes_of(item) > bytes_of(largest[item.name])):
             largest[item.name] = item
-    missing = [name for name in KERNELS if name not in known | largest.keys()]
+    missing = sorted((KERNELS.keys() | ELEMENTWISE) - known - largest.keys())
     if missing:
         raise SystemExit(f"benchmarks/kernel_workloads.py has no work for {', '.join(missing)}.")
     lines = header("kernel, sizes, MB:, GFLOP:, floor us:, bound, threads:, registers:, shared KiB:, blocks a SM; "

@@ -5,13 +5,16 @@ tokens, width 384) and of writing text. kernel_table.py counts what they take.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 import dualml as dm
 from dualml import nn, optim, runtime
 from dualml.array import run
+from dualml.backends.base import Buffer
 from dualml.data.batches import ArrayStream, WindowBatches
 from dualml.data.on_device import DeviceBatches
 from dualml.models import GPT
@@ -43,6 +46,20 @@ def creation() -> None:
     bernoulli(dm.rand(TOKENS, WIDTH)._array, default_generator())
     F.dropout(normal(TOKENS, WIDTH), 0.1)
     dm.multinomial(dm.rand(64, VOCABULARY), 8, replacement=True)
+
+
+ELEMENTWISE = {"add_forward", "exp_forward", "sin_forward", "sin_backward_a", "gelu_forward", "where_forward",
+               "eq_forward", "fused"}  # of their one source
+
+
+def elementwise() -> None:
+    x, y = normal(TOKENS, WIDTH), normal(TOKENS, WIDTH)
+    wide = normal(TOKENS, WIDTH, dtype="float32", grad=True)
+    x + y, x.exp(), F.gelu(x), dm.where(x == y, x, y)
+    wide.sin().sum().backward()
+    chain = dm.capture(lambda x, y: ((x + y) * 2 - x).tanh().exp())
+    for _ in range(3):
+        chain(x, y)
 
 
 def folds() -> None:
@@ -134,8 +151,8 @@ def batches() -> None:
     DeviceBatches(WindowBatches({"train": tokens, "val": tokens}, 256, 64), runtime.get_backend()).next("train")
 
 
-WORK: tuple[Callable[[], None], ...] = (creation, folds, layouts, tables, losses, layers, pairs, optimizers,
-                                         writing, batches)
+WORK: tuple[Callable[[], None], ...] = (creation, elementwise, folds, layouts, tables, losses, layers, pairs,
+                                         optimizers, writing, batches)
 
 
 class Noted:
@@ -143,7 +160,8 @@ class Noted:
 
     def __init__(self) -> None:
         self.items: list[Item] = []
-        self._numbers: dict[Any, int] = {}  # holds the buffers, so that no two are taken for one
+        self._numbers = WeakKeyDictionary[Buffer, int]()  # a capture keeps what somebody holds
+        self._next = count()
 
     def __enter__(self) -> list[Item]:
         runtime.hooks.append(self)
@@ -153,7 +171,7 @@ class Noted:
         runtime.hooks.remove(self)
 
     def before(self, launch: runtime.Launch) -> None:
-        places = tuple(Place(self._numbers.setdefault(b.buffer, len(self._numbers)), b.offset, b.nbytes)
+        places = tuple(Place(self._numbers.setdefault(b.buffer, next(self._next)), b.offset, b.nbytes)
                        for b in launch.bindings)
         self.items.append(Item(places, "", launch.spec, launch.program, launch.params, launch.groups, launch.dims))
 
