@@ -16,6 +16,7 @@ from dualml.backends.sources import folder
 from dualml.dtypes import float16, float32, int32
 from dualml.errors import BackendError, DTypeError, KernelError, ShapeError
 from dualml.kernel import KERNELS, MAX_TENSORS, Kernel, drop_oldest, make_kernel
+from dualml.ops.numpy_math import compile_expression
 from tests.parity.outcomes import TESTED_OPS
 
 TEMPLATE = "{{ spec.kernel.name }}"
@@ -155,3 +156,10 @@ def test_what_is_kept_is_let_go_while_other_threads_add_to_it() -> None:
     drop_oldest({})
     assert kept == {0: 0}
     assert busy == {0: 0, 1: 0}
+
+
+def test_an_expression_without_arrays_is_one_number() -> None:
+    """However large the arrays that it does not use are: those are worked through in blocks."""
+    evaluate = compile_expression("1.0f")
+    for size in (5, 3_000_000):
+        assert evaluate({"a": np.ones(size, np.float32)}) == 1.0

@@ -133,7 +133,10 @@ def compile_expression(expression: str) -> Callable[[dict[str, Any]], Any]:
 
         def store(rows: slice) -> None:
             out[rows] = part(rows)
-        out = np.empty(first.shape, part(slice(0, 1)).dtype)
+        row = part(slice(0, 1))
+        if np.ndim(row) == 0:  # no array is in it
+            return row
+        out = np.empty(first.shape, row.dtype)
         each(row_blocks(first), store)
         return out
     return evaluate
