@@ -2,6 +2,7 @@
 
     python benchmarks/captured.py --backend cuda --json captured.json
     python benchmarks/captured.py --backend webgpu --pictures docs/images     draws a step as eager and as captured
+    python benchmarks/captured.py --backend cpu --profile                     tells where an eager step's time goes
 
 The step is that of a small GPT, or of the 12.3M one with --config 12m. Each way gets the same batches from the same
 seed; losses must agree to the last bit, or the exit status is 1. On CUDA a captured step is a CUDA graph: recorded on

@@ -28,7 +28,7 @@ from dualml.backends.nvrtc import (  # noqa: E402
 )
 from dualml.backends.sources import cuda_source  # noqa: E402
 from dualml.kernel import DeviceInfo, Spec  # noqa: E402
-from dualml.programs.costs import PICKED, operations, updated  # noqa: E402
+from dualml.programs.costs import PICKED, operations, times, touched  # noqa: E402
 from dualml.programs.recording import Item, Place  # noqa: E402
 from tests.test_nvrtc import Recorder, compile_unit, nvrtc  # noqa: E402
 
@@ -83,18 +83,22 @@ def _length(places: Iterable[Place]) -> int:
 def bytes_of(item: Item) -> int:
     """Bytes read plus bytes written, every tensor once; of a table no more than the rows that are asked for, or put."""
     assert item.spec is not None
-    names = [arg.name for arg in item.spec.kernel.args]
-    moved = list(item.accesses())
-    if item.name in PICKED:
-        at = names.index(PICKED[item.name])
-        table, rows = item.places[at], item.places[-1]
-        moved[at] = Place(table.number, table.offset, min(table.nbytes, rows.nbytes)), "read"
-    for at, (place, how) in enumerate(moved):
-        if how == "update":
-            put = updated(item.spec, item.dims, names[at], place.nbytes)
-            moved[at] = (place, how) if put == 2 * place.nbytes else (Place(place.number, place.offset, put), "write")
-    beside = 2 * item.places[-1].nbytes if item.dims.get("has_bias") else 0  # cuBLAS finds a bias written by a product
-    return beside + _length(p for p, how in moved if how != "write") + _length(p for p, how in moved if how != "read")
+    read, written = list[Place](), list[Place]()
+    for arg, place in zip(item.spec.kernel.args, item.places, strict=True):
+        size = touched(item.spec, item.dims, arg, place.nbytes)
+        if arg.name == PICKED.get(item.name):
+            size = min(size, item.places[-1].nbytes)
+        place = Place(place.number, place.offset, size)
+        if arg.access == "read" or times(item.spec, arg) == 2:
+            read.append(place)
+        if arg.access != "read":
+            written.append(place)
+    return bias_bytes(item) + _length(read) + _length(written)
+
+
+def bias_bytes(item: Item) -> int:
+    """cuBLAS finds a bias already in place, written by a product of its own."""
+    return 2 * item.places[-1].nbytes if item.dims.get("has_bias") else 0
 
 
 def flops_of(item: Item) -> tuple[int, int]:
@@ -114,10 +118,9 @@ def flops_of(item: Item) -> tuple[int, int]:
         return (0, products + rest) if wide else (products, rest)
     if item.name == "embedding_order":
         return 0, 50 * d["N"] * item.groups  # every index is sought in every block
-    sizes = [place.nbytes // item.spec.dtype(arg).host.itemsize
+    sizes = [touched(item.spec, item.dims, arg, place.nbytes) // item.spec.dtype(arg).host.itemsize
              for place, arg in zip(item.places, item.spec.kernel.args, strict=True)
-             if arg.name != PICKED.get(item.name) and updated(item.spec, item.dims, arg.name, place.nbytes)
-             == 2 * place.nbytes]
+             if arg.name != PICKED.get(item.name)]
     return 0, _PER_ELEMENT.get(item.name, 2) * max(sizes)
 
 

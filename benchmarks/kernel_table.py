@@ -31,6 +31,8 @@ from kernel_counts import (  # noqa: E402
     MULTIPROCESSORS,
     TENSOR_CORES,
     WARPS,
+    Row,
+    bias_bytes,
     blocks_of,
     bytes_of,
     compiled,
@@ -114,7 +116,30 @@ def table(program: Any, precision: str, batch: int, dropout: float, measured: di
                     f"{measured_cell(sum(times.values()) or None, floor)} | | | | | |", "",
             f"Products and attention {products * 1e3:.2f} ms, all else {(floor - products) * 1e3:.2f} ms: "
             f"{floor * 1e3:.2f} ms, {floor / TARGET:.0%} of the {TARGET * 1e3:.1f} ms that are the target.", *took,
-            "", branches(program)]
+            "", parts(rows), f"Not counted: that launches start and drain; 2 us for each would be "
+            f"{program.launches * 2e-6 / floor:.0%} more.", "", biases(program), "", branches(program)]
+
+
+def parts(rows: list[Row]) -> str:
+    """What bounds the step, and what is large of all that is neither products nor attention."""
+    kinds = {"norms": "layer_norm", "GELU": "bias_gelu", "sums of columns": "reduce_columns", "AdamW": "adamw",
+             "cross entropy": "cross_entropy", "casts": "cast_"}
+    sums = {kind: sum(r.floor for r in rows if word in r.name) * 1e3 for kind, word in kinds.items()}
+    bound = sum(r.floor for r in rows if r.bounds == {"memory"}) / sum(r.floor for r in rows)
+    return (f"Memory bounds {bound:.0%} of it. Besides products and attention: "
+            f"{', '.join(f'{kind} {ms:.2f} ms' for kind, ms in sums.items())}.")
+
+
+def biases(program: Any) -> str:
+    """What it costs that cuBLAS finds biases written by products of their own."""
+    items = [item for item in program.items if item.dims.get("has_bias")]
+    more = 0.0
+    for item in items:
+        moved, (tensor, other) = bytes_of(item), flops_of(item)
+        more += floor_of(item, moved, tensor, other)[1] - floor_of(item, moved - bias_bytes(item), tensor, other)[1]
+    return (f"The {len(items)} products with a bias have it written first, by a product of their own: "
+            f"{sum(bias_bytes(item) for item in items) / 1e9:.1f} GB, {more * 1e3:.2f} ms, which an epilogue of "
+            "cuBLASLt would save.")
 
 
 def branches(program: Any) -> str:
@@ -183,12 +208,22 @@ def attended(arch: int, batch: int, heads: int, length: int, size: int) -> list[
     return [item for item in items if item.name in ("attention_forward", "attention_backward")]
 
 
-def taken(spec: Spec) -> tuple[str, str, str]:
-    """Registers on both architectures, shared memory and occupancy, and the instructions of tensor cores in PTX."""
+Taken = tuple[int, int, int, str, str]
+
+
+def taken(spec: Spec) -> Taken:
+    """Registers on sm_90 and sm_80, shared memory, occupancy, and the instructions of tensor cores in PTX."""
     registers, shared, ptx = compiled(spec, noting().device)
     older = compiled(spec, noting(80).device)[0]
-    return (f"{registers} ({older})", f"{shared / 1024:.3g} KiB | {occupancy(spec, registers, shared)}",
+    return (registers, older, shared, occupancy(spec, registers, shared),
             f"{ptx.count('mma.sync')}, {ptx.count('ldmatrix')}")
+
+
+def row_of(units: list[Taken]) -> str:
+    """The end of a row: each figure, or the least and the largest of several units."""
+    newer, older, shared, busy, instructions = (
+        " to ".join(str(x) for x in dict.fromkeys((min(each), max(each)))) for each in zip(*units, strict=True))
+    return f"{newer} ({older}) | {int(shared) / 1024:.3g} KiB | {busy} | {instructions} |"
 
 
 def attention() -> list[str]:
@@ -199,9 +234,8 @@ def attention() -> list[str]:
             item = attended(90, 1, 1, 128, size)[which]
             assert item.spec is not None
             tile = dict(item.spec.constants)
-            registers, shared, instructions = taken(item.spec)
             lines.append(f"| {item.name.removeprefix('attention_')} | {size} | {tile['ROWS']} x {tile['COLS']}, "
-                         f"{item.spec.block} | {registers} | {shared} | {instructions} |")
+                         f"{item.spec.block} | {row_of([taken(item.spec)])}")
     return lines
 
 
@@ -237,10 +271,8 @@ def products() -> list[str]:
             assert spec is not None
             found.append((spec, taken(spec)))
         tile = dict(found[0][0].constants)
-        registers, shared, instructions = (" to ".join(dict.fromkeys((min(each), max(each))))
-                                           for each in zip(*[t for _, t in found], strict=True))
         lines.append(f"| {tile['ROWS']} x {tile['COLS']} | {found[0][0].block} | {tile['DEPTH']}, {tile['STAGES']} | "
-                     f"{registers} | {shared} | {instructions} |")
+                     + row_of([t for _, t in found]))
     return lines
 
 
@@ -269,18 +301,21 @@ def tables(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("step", "others", "attention", "lengths", "products"), help="one table")
-    parser.add_argument("--precision", choices=amp.PRECISIONS, default="bfloat16")
-    parser.add_argument("--batch", type=int, default=64, help="sequences of 256 tokens")
-    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--precision", choices=amp.PRECISIONS, default="bfloat16", help="of the step")
+    parser.add_argument("--batch", type=int, default=64, help="sequences of 256 tokens in the step")
+    parser.add_argument("--dropout", type=float, default=0.1, help="in the step")
     parser.add_argument("--measured", type=Path, metavar="FILE", help="of step_kernels.py, for a column of what was "
                         "measured, with the floor's share of it")
     parser.add_argument("--write", action="store_true", help="replace the tables in docs/kernels.md")
     options = parser.parse_args()
+    if options.measured and options.only not in (None, "step"):
+        parser.error(f"--measured is of the step, which --only {options.only} leaves out")
     page = ROOT / "docs" / "kernels.md"
     text = page.read_text(encoding="utf-8")
     for name, lines in tables(options):
-        text = written(text, name, lines)
-        if not options.write:
+        if options.write:
+            text = written(text, name, lines)
+        else:
             print("\n".join([f"{name}:", "", *lines, ""]))
     if options.write:
         with replacing(page, "Give --write where docs/ may be written to.") as made:

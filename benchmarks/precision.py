@@ -56,7 +56,8 @@ def train(config: TrainConfig, backend: str, steps: int) -> dict[str, Any]:
             "losses": [round(loss, 5) for _, loss in trainer.metrics.losses],
             "val_loss": round(trainer.evaluate().loss, 5), "loss_scale": scale["scale"],
             "skipped_steps": int(scale["skipped"]), "seconds": round(seconds, 1),
-            "temporaries_mb": round(max(p.classes()["temporary"] for p in trainer._replayed.programs) / 1e6, 1)}
+            "temporaries_mb": round(
+                max((p.classes()["temporary"] for p in trainer._replayed.programs), default=0) / 1e6, 1)}
 
 
 def compare(curves: dict[str, dict[str, Any]]) -> None:

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import dualml as dm
 from dualml import nn, optim, runtime
 from dualml.errors import DualmlError
 from dualml.kernel import KERNELS
+from dualml.nn import functional as F
 from dualml.timeline import lane_of
 
 
@@ -130,3 +132,43 @@ def test_a_timeline_without_matplotlib(cpu: None, tmp_path: Path, monkeypatch: p
     with pytest.raises(DualmlError, match=r"\[timeline\] a picture needs matplotlib"):
         profile.timeline(tmp_path / "step.svg")
     assert not any(tmp_path.iterdir())
+
+
+# ---- what a launch moves ----
+
+def test_what_is_picked_counts_as_read_and_not_the_table(fast_backend: str) -> None:
+    table, rows = dm.randn(1000, 8), dm.tensor(np.arange(4, dtype=np.int32))
+    captured = dm.capture(lambda i: F.embedding(i, table))
+    for _ in range(2):
+        captured(rows)
+    assert captured.programs[0].moved_bytes == 4 * (4 * 8 + 4 + 4 * 8)
+
+
+def test_what_is_put_counts_and_not_all_that_it_is_put_into(fast_backend: str) -> None:
+    """scatter_add reads an index, a value and what it adds to, which it writes."""
+    x, index = dm.randn(50, 40, requires_grad=True), dm.zeros(50, 1, dtype="int32")
+
+    def step() -> dm.Tensor:
+        x.grad = None
+        x.gather(1, index).sum().backward()
+        return x.grad
+    captured = dm.capture(step, fusion=False)
+    for _ in range(2):
+        captured()
+    assert [i.moved_bytes for i in captured.programs[0].items if i.name == "scatter_add_forward"] == [4 * 50 * 4]
+
+
+def test_rows_that_no_token_has_do_not_count(fast_backend: str) -> None:
+    """Where an embedding's gradient is added to one that is there, of a table that is much larger than the text."""
+    table, rows = nn.Embedding(3000, 8), dm.zeros(4, dtype="int32")
+    optimizer = optim.SGD(table.parameters(), 0.1)
+
+    def step() -> None:
+        F.linear(table(rows), table.weight).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    captured = dm.capture(step)
+    for _ in range(2):
+        captured()
+    moved = {item.name: item.moved_bytes for item in captured.programs[0].items}
+    assert moved["embedding_accumulate"] == 4 * (2 * 4 * 8 + 4 * 8 + 4 + 3001)

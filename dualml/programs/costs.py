@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from ..kernel import Scalar, Spec
+from ..kernel import Arg, Scalar, Spec
 
 Dims = Mapping[str, Scalar]
 
@@ -28,15 +28,17 @@ def _new_keys(d: Dims) -> float:
     return d["B"] * d["T"] * d["KVH"] * d["D"]
 
 
-# Elements read plus elements written of what a kernel updates in few places.
-_PUT: dict[str, dict[str, Callable[[Dims], float]]] = {
-    "cache_append": {"keys": _new_keys, "values": _new_keys},
-    "cache_append_int8": {"keys": lambda d: _new_keys(d) / 4, "values": lambda d: _new_keys(d) / 4,
-                          "scales": lambda d: 2 * _new_keys(d) / d["D"]},
+# Elements that a kernel touches of arguments which it does not touch the whole of.
+_TOUCHED: dict[str, dict[str, Callable[[Dims], float]]] = {
+    "cache_append": {"rows": lambda d: 2 * _new_keys(d), "keys": _new_keys, "values": _new_keys},
+    "cache_append_int8": {"rows": lambda d: 2 * _new_keys(d), "keys": lambda d: _new_keys(d) / 4,
+                          "values": lambda d: _new_keys(d) / 4, "scales": lambda d: 2 * _new_keys(d) / d["D"]},
+    "embedding_accumulate": {"dweight": lambda d: d["N"] * d["C"]},
     "mark_seen": {"seen": lambda d: d["B"] * d["T"]},
-    "scatter_add_forward": {"x": lambda d: 2 * d["A"] * d["K"] * d["B"]},
+    "scatter_add_forward": {"x": lambda d: d["A"] * d["K"] * d["B"]},
     "strided_write": {"out": lambda d: d["K"] * d["V"]},
 }
+_ONLY_WRITE = {"cache_append", "cache_append_int8", "mark_seen", "strided_write"}  # what they update, they do not read
 
 
 def _scores(d: Dims) -> float:
@@ -52,13 +54,15 @@ def operations(spec: Spec, dims: Dims) -> float:
     return count(dims) if count else 0.0
 
 
-def updated(spec: Spec, dims: Dims, arg: str, nbytes: int) -> int:
-    """Bytes read plus bytes written of an argument that a kernel updates in place."""
-    elements = _PUT.get(spec.kernel.name, {}).get(arg)
-    if elements is None:
-        return 2 * nbytes
-    size = next(spec.dtype(one).host.itemsize for one in spec.kernel.args if one.name == arg)
-    return min(2 * nbytes, int(elements(dims) * size))
+def touched(spec: Spec, dims: Dims, arg: Arg, nbytes: int) -> int:
+    """Bytes that a launch touches of an argument of so many."""
+    elements = _TOUCHED.get(spec.kernel.name, {}).get(arg.name)
+    return nbytes if elements is None else min(nbytes, int(elements(dims) * spec.dtype(arg).host.itemsize))
+
+
+def times(spec: Spec, arg: Arg) -> int:
+    """How often a byte that is touched moves: twice where it is read and written."""
+    return 2 if arg.access == "update" and spec.kernel.name not in _ONLY_WRITE else 1
 
 
 def moved(spec: Spec, dims: Dims, places: Sequence[tuple[Hashable, int]]) -> int:
@@ -67,8 +71,9 @@ def moved(spec: Spec, dims: Dims, places: Sequence[tuple[Hashable, int]]) -> int
     read: dict[Hashable, int] = {}
     total, picked, given = 0, PICKED.get(spec.kernel.name), places[-1][1]
     for arg, (name, nbytes) in zip(spec.kernel.args, places, strict=True):
+        size = touched(spec, dims, arg, nbytes)
         if arg.access == "read":
-            read[name] = max(min(nbytes, given) if arg.name == picked else nbytes, read.get(name, 0))
+            read[name] = max(min(size, given) if arg.name == picked else size, read.get(name, 0))
         else:
-            total += nbytes if arg.access == "write" else updated(spec, dims, arg.name, nbytes)
+            total += times(spec, arg) * size
     return total + sum(read.values())
