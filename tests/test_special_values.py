@@ -114,6 +114,23 @@ def test_divisions_that_round_down_are_exact(backend: str) -> None:
     np.testing.assert_allclose((dm.tensor(a) // dm.tensor(b)).numpy(), quotient, 1e-6)
 
 
+@pytest.mark.parametrize(("name", "exact", "units"), [
+    ("log", np.log, 4), ("log1p", np.log1p, 5), ("exp", np.exp, 4), ("expm1", np.expm1, 5),
+    ("sigmoid", lambda x: 1 / (1 + np.exp(-x)), 6), ("softplus", lambda x: np.logaddexp(x, 0), 6)])
+def test_exponentials_and_logarithms(backend: str, name: str, exact: Function, units: float) -> None:
+    """Within so many units of the last place: of numbers next to 0 and to 1, and as far from them as results go."""
+    rng = np.random.default_rng(10)
+    near = rng.standard_normal(20_000) * 10.0 ** rng.uniform(-8, -1, 20_000)
+    bits = rng.integers(0x02000000, 0x7f800000, 20_000, np.uint32).view(np.float32)
+    far = bits if name.startswith("log") else rng.uniform(-86, 88.5, 20_000)
+    x = np.concatenate([1 + near if name == "log" else near, far])
+    x = x.astype(np.float32)
+    right = exact(x.astype(np.float64))
+    off = np.abs(getattr(dm.tensor(x), name)().numpy() - right) / np.spacing(np.abs(right).astype(np.float32))
+    off[np.abs(right) < 1.2e-38] = 0  # WGSL may take these for 0
+    assert off.max() < units, (x[off.argmax()], off.max())
+
+
 def test_sine_and_cosine_of_any_float(backend: str) -> None:
     """Within two units of the last place, however many turns there are, and next to whole ones too."""
     rng = np.random.default_rng(9)

@@ -36,6 +36,8 @@ __device__ __forceinline__ int floor_mod(int a, int b) {
     return r != 0 && (r < 0) != (b < 0) ? r + b : r;
 }
 __device__ __forceinline__ float inverseSqrt(float x) { return rsqrtf(x); }
+__device__ __forceinline__ float exp_(float x) { return expf(x); }
+__device__ __forceinline__ float log_(float x) { return logf(x); }
 __device__ __forceinline__ float tanh_(float x) { return tanhf(x); }
 __device__ __forceinline__ float power(float a, float b) { return powf(a, b); }
 __device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }

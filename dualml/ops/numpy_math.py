@@ -96,8 +96,9 @@ def _gelu_tanh_slope(a: Any) -> Any:
 
 
 FUNCTIONS: dict[str, Any] = {
-    "exp": np.exp, "log": np.log, "log1p": np.log1p, "expm1": np.expm1, "sqrt": np.sqrt, "abs": np.abs,
-    "sign_": _sign, "sin_": np.sin, "cos_": np.cos, "tanh_": np.tanh, "floor": np.floor, "ceil": np.ceil,
+    "exp": np.exp, "exp_": np.exp, "log": np.log, "log_": np.log, "log1p": np.log1p, "expm1": np.expm1,
+    "sqrt": np.sqrt, "abs": np.abs, "sign_": _sign, "sin_": np.sin, "cos_": np.cos, "tanh_": np.tanh,
+    "floor": np.floor, "ceil": np.ceil,
     "max_": np.maximum, "min_": np.minimum, "inverseSqrt": lambda x: 1.0 / np.sqrt(x), "sigmoid": _sigmoid,
     "softplus": lambda x: np.logaddexp(x, x.dtype.type(0)), "erf": erf, "power": np.power, "select": _select,
     "floor_div": np.floor_divide, "floor_mod": np.remainder,

@@ -21,34 +21,54 @@ fn erf(x: f32) -> f32 {
     return select(sign(x) * select(far, near, a < 0.92f), x, is_nan(x));  // min and sign may lose a NaN
 }
 
-// exp(x) - 1: a series where the subtraction would cancel.
-fn expm1(x: f32) -> f32 {
-    let series = x * (1.0f + x * (0.5f + x * (1.6666667e-1f + x * (4.1666668e-2f + x * (8.3333333e-3f
-        + x * (1.3888889e-3f + x * 1.9841270e-4f))))));
-    return select(exp(x) - 1.0f, series, abs(x) < 0.35f);
+// WGSL's exp may be off by 3 + 2 |x| units of the last place: a power of two is taken off first, where that needs no
+// care for infinities and for numbers next to 0. x = k ln 2 + rest, half = 2^k / 2.
+struct Power { rest: f32, half: f32, inside: bool }
+fn power_of_e(x: f32) -> Power {
+    let inside = x > -86.5f && x < 88.7f;
+    let k = select(0.0f, round(x * 1.44269504f), inside);
+    return Power((x - k * LN2_HIGH) - k * LN2_LOW, bitcast<f32>(u32(i32(k) + 126) << 23u), inside);
+}
+fn exp_(x: f32) -> f32 {
+    let p = power_of_e(x);
+    let e = exp(p.rest);
+    return select(e, e * p.half * 2.0f, p.inside);
 }
 
-// log(1 + x) = 2 atanh(x / (2 + x)): a series where 1 + x would round x away.
+fn expm1_near_0(x: f32) -> f32 {
+    return x * (1.0f + x * (0.5f + x * (1.6666667e-1f + x * (4.1666668e-2f + x * (8.3333333e-3f
+        + x * (1.3888889e-3f + x * 1.9841270e-4f))))));
+}
+fn expm1(x: f32) -> f32 {
+    let p = power_of_e(x);
+    return select(exp(x) - 1.0f, (p.half * expm1_near_0(p.rest) + (p.half - 0.5f)) * 2.0f, p.inside);
+}
+
+// log(1 + x) = 2 atanh(x / (2 + x)): a series where 1 + x would round x away, and WGSL's log is exact to 2^-21 only.
 fn log1p(x: f32) -> f32 {
     let r = x / (2.0f + x);
     let s = r * r;
     let tail = 0.2f + s * (0.14285714f + s * (0.11111111f + s * 0.09090909f));
     let series = 2.0f * r * (1.0f + s * (0.33333333f + s * tail));
-    return select(log(1.0f + x), series, abs(x) < 0.5f);
+    return select(log(1.0f + x), series, x > -0.5f && x < 1.0f);
 }
 
+// x - 1 is exact where the series is used.
+fn log_(x: f32) -> f32 { return select(log(x), log1p(x - 1.0f), x > 0.5f && x < 2.0f); }
+
 fn tanh_(x: f32) -> f32 {
-    let e = expm1(2.0f * min(abs(x), 15.0f));
+    let y = 2.0f * min(abs(x), 15.0f);
+    let e = select(exp(y) - 1.0f, expm1_near_0(y), y < 0.35f);  // where it is large, the fraction is 1
     return select(sign(x) * e / (e + 2.0f), x, is_nan(x));
 }
 
 fn sigmoid(x: f32) -> f32 {
-    let e = exp(-abs(x));
+    let e = exp_(-abs(x));
     let large = 1.0f / (1.0f + e);
     return select(large, e * large, x < 0.0f);
 }
 
-fn softplus(x: f32) -> f32 { return max(x, 0.0f) + log1p(exp(-abs(x))); }
+fn softplus(x: f32) -> f32 { return max(x, 0.0f) + log1p(exp_(-abs(x))); }
 
 // WGSL leaves pow of a negative base undefined, and may lose NaN and infinity. Those made here are not constants:
 // browsers refuse such.
