@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from tests.test_nvrtc import Recorder, compile_unit, nvrtc  # noqa: E402
 
 ARCH, MULTIPROCESSORS = 90, 132
 BANDWIDTH, TENSOR_CORES, CORES = 4.8e12, 989e12, 67e12  # of an H200: bytes/s, 16-bit and float32 FLOP/s
-MMA_SHARE = 0.62  # of the tensor cores' peak, what mma.sync is said to reach on Hopper (Luo et al. 2024)
+MMA_SHARE = 0.62  # of the tensor cores' peak: what we assume that mma.sync reaches on Hopper
 INTEGERS = 15e12  # operations/s: 64 a clock and multiprocessor
 REGISTERS, WARPS, BLOCKS, SHARED, SHARED_SPENT = 65536, 64, 32, 228 << 10, 1 << 10  # of a multiprocessor; of a block
 _USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
@@ -58,13 +59,16 @@ class Noting(Recorder):
         return False  # cuBLAS makes them, one at a time
 
 
+Noting80 = partial(Noting, 80)
+
+
 def noting(arch: int = ARCH) -> Noting:
     """Makes the noting device of an architecture the current backend."""
     name = f"noting_{arch}"
-    runtime._open.setdefault(name, Noting(arch))
-    runtime._FACTORIES.setdefault(name, (__name__, "Noting"))
+    runtime.register_backend(name, __name__, {80: "Noting80", 90: "Noting"}[arch])
     dm.set_backend(name)
-    found: Noting = runtime.get(name)  # type: ignore[assignment]
+    found = runtime.get(name)
+    assert isinstance(found, Noting)
     return found
 
 

@@ -104,7 +104,7 @@ def test_registers_of_products_are_ranges_of_numbers(table: Any, monkeypatch: py
 
 @pytest.mark.parametrize(("size", "tile"), [(64, "128 x 64"), (128, "128 x 32")])
 def test_attention_of_a_tile(table: Any, monkeypatch: pytest.MonkeyPatch, size: int, tile: str) -> None:
-    """Products of 16 x 8 x 16: two of scores and values for every warp's 32 rows, each streamed row and the head."""
+    """A row names the variant's tile, and counts instructions in the PTX that the compiler gave."""
     monkeypatch.setattr(table, "compiled", lambda spec, device: (200, 0, "mma.sync ldmatrix mma.sync"))
     lines = table.attention()
     assert any(line.startswith(f"| forward | {size} | {tile}, 128 | 200 (200) |") and line.endswith("| 2, 1 |")

@@ -144,7 +144,11 @@ def test_sine_and_cosine_of_any_float(backend: str) -> None:
         right = exact(x.astype(np.float64))
         off = np.abs(ours(dm.tensor(x)).numpy() - right) / np.spacing(np.abs(right).astype(np.float32))
         assert off.max() < 2, (x[off.argmax()], off.max())
-    assert np.signbit(dm.sin(dm.tensor([-0.0])).numpy()).all()
+
+
+@pytest.mark.parametrize("name", ["sin", "expm1", "log1p"])
+def test_minus_zero_stays(backend: str, name: str) -> None:
+    assert np.signbit(getattr(dm.tensor([-0.0]), name)().numpy()).all()
 
 
 def test_integers_divided_by_nothing(backend: str) -> None:

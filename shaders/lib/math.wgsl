@@ -1,5 +1,5 @@
 // The functions that expressions share with CUDA (cuda/lib/math.cuh) and NumPy (dualml/ops/numpy_math.py).
-// Where WGSL promises little (tanh, log near 1) they are built from what it does promise.
+// Where WGSL promises little (tanh, exp, log near 1) they are built from what it does promise.
 
 const LN2_HIGH = 0.693359375f;
 const LN2_LOW = -2.12194440e-4f;
@@ -41,7 +41,8 @@ fn expm1_near_0(x: f32) -> f32 {
 }
 fn expm1(x: f32) -> f32 {
     let p = power_of_e(x);
-    return select(exp(x) - 1.0f, (p.half * expm1_near_0(p.rest) + (p.half - 0.5f)) * 2.0f, p.inside);
+    let inside = (p.half * expm1_near_0(p.rest) + (p.half - 0.5f)) * 2.0f;
+    return select(select(exp(x) - 1.0f, inside, p.inside), x, x == 0.0f);  // -0 stays
 }
 
 // log(1 + x) = 2 atanh(x / (2 + x)): a series where 1 + x would round x away, and WGSL's log is exact to 2^-21 only.
