@@ -157,6 +157,10 @@ class Kernel:
             found = self.made[backend.name] = Made(backend)
         return found
 
+    def block_on(self, device: DeviceInfo) -> int:
+        """Invocations of a workgroup; on CPU drivers at least a subgroup, since its other lanes would idle."""
+        return max(self.software_block, device.subgroup_size) if device.software else self.block
+
     @cached_property
     def args(self) -> tuple[Arg, ...]:
         """All tensors in binding order: inputs (in place ones among them), then outputs."""

@@ -221,7 +221,7 @@ def specialise(backend: Backend, kernel: Kernel, types: tuple[tuple[str, DType],
     specs, key = kernel.made_for(backend).specs, (types, constants, vectors, variant)
     found: Resolved | None = specs.get(key)
     if found is None:
-        block = kernel.software_block if backend.device.software else kernel.block
+        block = kernel.block_on(backend.device)
         code, extra = kernel.groups, {}
         if variant:
             block, code, extra = variant.block or backend.device.subgroup_size, variant.groups, dict(variant.constants)

@@ -19,6 +19,7 @@ from .. import dtypes
 from ..config import config
 from ..errors import BackendError, DeviceLostError, KernelError, LimitError, OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
+from . import lavapipe
 from .assembly import show, spirv
 from .base import Backend, Binding, Buffer, Frozen, Replay
 from .sources import wgsl_source
@@ -341,6 +342,7 @@ def _translate(error: Exception) -> BackendError:
 
 def _wgpu() -> Any:
     os.environ.setdefault("XDG_RUNTIME_DIR", "/tmp") if os.name == "posix" else None  # or the driver's loader complains
+    lavapipe.use_wide_vectors()
     try:
         import wgpu
         import wgpu.backends.wgpu_native

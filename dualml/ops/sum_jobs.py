@@ -16,11 +16,10 @@ from ..kernel import Kernel, kernel
 
 SOURCES = 6  # with jobs and result, as many buffers as a browser binds
 FIELDS = 9
-BLOCK, SOFTWARE_BLOCK = 256, 8
 
 
-@kernel("x0[L0] x1[L1] x2[L2] x3[L3] x4[L4] x5[L5] jobs:u32[J,9] &out:A[M] | G:u32", groups="G", block=BLOCK,
-        software_block=SOFTWARE_BLOCK, static="J", vector="L0 L1 L2 L3 L4 L5 M")
+@kernel("x0[L0] x1[L1] x2[L2] x3[L3] x4[L4] x5[L5] jobs:u32[J,9] &out:A[M] | G:u32", groups="G", block=256,
+        software_block=8, static="J", vector="L0 L1 L2 L3 L4 L5 M")
 def sum_jobs(*arrays: Any, G: int) -> Any:
     """out[first + s*width + c] = the sum of piece s of column c, for each job."""
     *sources, jobs, out = arrays

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ops.sum_jobs import BLOCK, SOFTWARE_BLOCK, SOURCES, sum_jobs
+from ..ops.sum_jobs import SOURCES, sum_jobs
 from .graph import Graph, is_kernel
 from .norms import rename
 from .recording import Item, Place
@@ -169,7 +169,7 @@ def _launch(graph: Graph, jobs: Sequence[Job], where: str, like: Item) -> Item:
     sources = list(dict.fromkeys(j.source for j in jobs))
     begin = min(j.out.offset for j in jobs)
     target = Place(jobs[0].out.number, begin, max(j.out.offset + j.out.nbytes for j in jobs) - begin)
-    block = SOFTWARE_BLOCK if graph.backend.device.software else BLOCK
+    block = sum_jobs.block_on(graph.backend.device)
     rows, groups = [], 0
     for j in jobs:
         rows.append((groups, sources.index(j.source), j.start // 4, j.rows, j.width // 4, j.stride // 4, j.lanes,

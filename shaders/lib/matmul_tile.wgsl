@@ -7,12 +7,28 @@
 {% set lanes = BLOCK if broadcast else 1 %}
 {% set per_lane = 4 if ta else 1 %}
 {% set chunk = lanes * per_lane %}
+{% set chunks = (ROWS + chunk - 1) // chunk %}
+{# with 16 lanes all of a is loaded before the first product, with fewer between products: see docs/decisions.md #}
+{% set ahead = broadcast and BLOCK == 16 %}
 {% set a4 = "Q" + z in vectors %}
 {% set b4 = "S" + z in vectors %}
 {% set out4 = "N" + z in vectors %}
 {% macro vec(name, wide, at) %}
 {% if wide %}vec4f({{ name }}[({{ at }}) / 4u]){% else %}
 vec4f(f32({{ name }}[{{ at }}]), f32({{ name }}[{{ at }} + 1u]), f32({{ name }}[{{ at }} + 2u]), f32({{ name }}[{{ at }} + 3u])){% endif %}
+{% endmacro %}
+{# `count` values of k, 4 or 1, of the rows of chunk q of a #}
+{% macro load(q, count) %}
+{% set row = "row + %du" % (q * chunk) + (" + lane * %du" % per_lane if broadcast else "") %}
+{% if ta %}
+{% for k in range(count) %}
+        let left{{ q }}_{{ k }} = {{ vec("a" + z, a4, "base_a + (k + %du) * p.Q%s + %s" % (k, z, row)) }};
+{% endfor %}
+{% elif count == 4 %}
+        let left{{ q }} = {{ vec("a" + z, a4, "base_a + (%s) * p.Q%s + k" % (row, z)) }};
+{% else %}
+        let left{{ q }} = vec4f(f32(a{{ z }}[base_a + ({{ row }}) * p.Q{{ z }} + k]));
+{% endif %}
 {% endmacro %}
 {# `count` values of k, 4 or 1, from k on #}
 {% macro step(count) %}
@@ -32,17 +48,9 @@ vec4f(f32({{ name }}[{{ at }}]), f32({{ name }}[{{ at }} + 1u]), f32({{ name }}[
         let b0_{{ j }} = vec4f({% for e in range(4) %}f32(b{{ z }}[base_b + (col + {{ 4 * j + e }}u) * p.S{{ z }} + k]){{ ", " if e < 3 }}{% endfor %});
 {% endif %}
 {% endfor %}
-{% for q in range((ROWS + chunk - 1) // chunk) %}
-{% set row = "row + %du" % (q * chunk) + (" + lane * %du" % per_lane if broadcast else "") %}
-{% if ta %}
-{% for k in range(count) %}
-        let left{{ q }}_{{ k }} = {{ vec("a" + z, a4, "base_a + (k + %du) * p.Q%s + %s" % (k, z, row)) }};
-{% endfor %}
-{% elif count == 4 %}
-        let left{{ q }} = {{ vec("a" + z, a4, "base_a + (%s) * p.Q%s + k" % (row, z)) }};
-{% else %}
-        let left{{ q }} = vec4f(f32(a{{ z }}[base_a + ({{ row }}) * p.Q{{ z }} + k]));
-{% endif %}
+{% if ahead %}{% for q in range(chunks) %}{{ load(q, count) }}{% endfor %}{% endif %}
+{% for q in range(chunks) %}
+{% if not ahead %}{{ load(q, count) }}{% endif %}
 {% for l in range(lanes) if q * chunk + l * per_lane < ROWS %}
 {% set source = "subgroupBroadcast(%%s, %du)" % l if broadcast else "%s" %}
 {% if ta %}

@@ -1,12 +1,16 @@
-"""What the suite found, as files in out/parity/, as workers share nothing else; scripts/write_docs.py reads them."""
+"""What the suite found, as files in out/parity/, as workers share nothing else; scripts/write_docs.py reads them.
+
+A run that is not for the docs names another folder in PARITY_FOLDER.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / "out" / "parity"
+FOLDER = Path(os.environ.get("PARITY_FOLDER") or Path(__file__).resolve().parents[2] / "out" / "parity")
 
 
 @dataclass
