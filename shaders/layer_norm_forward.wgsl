@@ -1,5 +1,8 @@
 {% include "lib/reduce.wgsl" %}
-// One workgroup per row; the variance in a second pass, so that it does not cancel.
+// One workgroup per row; the variance in a second pass, so that it does not cancel. Short rows stay in registers.
+{% set columns = [(C // W + BLOCK - 1) // BLOCK, 1] | max %}
+{% set held = columns <= 8 %}
+const COLUMNS = {{ columns }}u;  // per invocation
 
 fn value(i: u32) -> vecf { return vecf(x[i]){{ " + vecf(residual[i])" if R }}; }
 
@@ -10,19 +13,37 @@ fn layer_norm_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups
     if (row >= p.groups) { return; }
     let n = C / W;
     let base = row * n;
+{% if held %}
+    var held: array<vecf, COLUMNS>;
+{% endif %}
     var s = vecf(0.0);
-    for (var c = t; c < n; c += BLOCK) { s += value(base + c); }
+    for (var k = 0u; k < COLUMNS; k++) {
+        let c = t + k * BLOCK;
+        if (c < n) {
+            let v = value(base + c);
+{% if held %}
+            held[k] = v;
+{% endif %}
+            s += v;
+        }
+    }
     let m = block_sum(vec_sum(s), t) / f32(C);
     var q = vecf(0.0);
-    for (var c = t; c < n; c += BLOCK) { let d = value(base + c) - m; q += d * d; }
+    for (var k = 0u; k < COLUMNS; k++) {
+        let c = t + k * BLOCK;
+        if (c < n) { let d = {{ "held[k]" if held else "value(base + c)" }} - m; q += d * d; }
+    }
     let r = inverseSqrt(block_sum(vec_sum(q), t) / f32(C) + p.eps);
-    for (var c = t; c < n; c += BLOCK) {
-        let v = value(base + c);
+    for (var k = 0u; k < COLUMNS; k++) {
+        let c = t + k * BLOCK;
+        if (c < n) {
+            let v = {{ "held[k]" if held else "value(base + c)" }};
 {% if R %}
-        h[base + c] = vecF(v);
+            h[base + c] = vecF(v);
 {% endif %}
-        let y = (v - m) * r;
-        out[base + c] = vecY(y{{ " * vecf(weight[c])" if A }}{{ " + vecf(bias[c])" if B }});
+            let y = (v - m) * r;
+            out[base + c] = vecY(y{{ " * vecf(weight[c])" if A }}{{ " + vecf(bias[c])" if B }});
+        }
     }
     if (t == 0u) { mean[row] = m; rstd[row] = r; }
 }

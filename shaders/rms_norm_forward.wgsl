@@ -1,5 +1,8 @@
 {% include "lib/reduce.wgsl" %}
-// One workgroup per row.
+// One workgroup per row; short rows stay in registers.
+{% set columns = [(C // W + BLOCK - 1) // BLOCK, 1] | max %}
+{% set held = columns <= 8 %}
+const COLUMNS = {{ columns }}u;  // per invocation
 
 fn value(i: u32) -> vecf { return vecf(x[i]){{ " + vecf(residual[i])" if R }}; }
 
@@ -10,15 +13,30 @@ fn rms_norm_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) 
     if (row >= p.groups) { return; }
     let n = C / W;
     let base = row * n;
-    var q = vecf(0.0);
-    for (var c = t; c < n; c += BLOCK) { let v = value(base + c); q += v * v; }
-    let r = inverseSqrt(block_sum(vec_sum(q), t) / f32(C) + p.eps);
-    for (var c = t; c < n; c += BLOCK) {
-        let v = value(base + c);
-{% if R %}
-        h[base + c] = vecF(v);
+{% if held %}
+    var held: array<vecf, COLUMNS>;
 {% endif %}
-        out[base + c] = vecY(v * r{{ " * vecf(weight[c])" if A }});
+    var q = vecf(0.0);
+    for (var k = 0u; k < COLUMNS; k++) {
+        let c = t + k * BLOCK;
+        if (c < n) {
+            let v = value(base + c);
+{% if held %}
+            held[k] = v;
+{% endif %}
+            q += v * v;
+        }
+    }
+    let r = inverseSqrt(block_sum(vec_sum(q), t) / f32(C) + p.eps);
+    for (var k = 0u; k < COLUMNS; k++) {
+        let c = t + k * BLOCK;
+        if (c < n) {
+            let v = {{ "held[k]" if held else "value(base + c)" }};
+{% if R %}
+            h[base + c] = vecF(v);
+{% endif %}
+            out[base + c] = vecY(v * r{{ " * vecf(weight[c])" if A }});
+        }
     }
     if (t == 0u) { rstd[row] = r; }
 }

@@ -1,9 +1,11 @@
 {# Backward of LayerNorm, as macros: import them `with context`. `dropped`: dx lies in dh's place,
    and its dropout is made too, or without DROP dx in another dtype. #}
+{% set columns = [(C // W + BLOCK - 1) // BLOCK, 1] | max %}
+{% set held = columns <= 8 %}{# short rows stay in registers #}
 {% macro shared() %}
 {% include "lib/reduce.wgsl" %}
 // A workgroup walks over rows g, g + S, ...; each invocation keeps its columns' sums for weight and bias in registers.
-const COLUMNS = {{ [(C // W + BLOCK - 1) // BLOCK, 1] | max }}u;  // per invocation
+const COLUMNS = {{ columns }}u;  // per invocation
 {% if subgroups is defined %}
 fn block_sum2(v: vec2f, t: u32) -> vec2f { return subgroupAdd(v); }
 {% else %}
@@ -31,6 +33,10 @@ fn block_sum2(v: vec2f, t: u32) -> vec2f {
     var dw: array<vecf, COLUMNS>;
     var db: array<vecf, COLUMNS>;
     for (var row = g; row < p.N; row += p.S) {
+{% if held %}
+        var es: array<vecf, COLUMNS>;
+        var ys: array<vecf, COLUMNS>;
+{% endif %}
         let base = row * n;
         let m = {{ "stats[row]" if dropped else "mean[row]" }};
         let r = {{ "stats[p.N + row]" if dropped else "rstd[row]" }};
@@ -44,6 +50,10 @@ fn block_sum2(v: vec2f, t: u32) -> vec2f {
                 let e = d{{ " * vecf(weight[c])" if A }};
                 a += e;
                 b += e * y;
+{% if held %}
+                es[k] = e;
+                ys[k] = y;
+{% endif %}
 {% if P > 0 %}
                 dw[k] += d * y;
 {% endif %}
@@ -53,17 +63,25 @@ fn block_sum2(v: vec2f, t: u32) -> vec2f {
             }
         }
         let means = block_sum2(vec2f(vec_sum(a), vec_sum(b)), t) / f32(C);
-        for (var c = t; c < n; c += BLOCK) {
-            let e = vecf(dout[base + c]){{ " * vecf(weight[c])" if A }};
-            let y = (vecf(x[base + c]) - m) * r;
-            let slope = r * (e - means.x - y * means.y){{ " + vecf(%s[base + c])" % ("dx" if dropped else "dh") if R }};
-            dx[base + c] = vecF(slope);
-{% if dropped and DROP %}
-            let kept = random_words(base + c) >= vec4u(p.threshold);
-            dropped[base + c] = vecY(select(vec4f(0.0), vecf(vecY(vecF(slope))) * p.scale, kept));
-{% elif dropped %}
-            dropped[base + c] = vecY(slope);
+        for (var k = 0u; k < COLUMNS; k++) {
+            let c = t + k * BLOCK;
+            if (c < n) {
+{% if held %}
+                let e = es[k];
+                let y = ys[k];
+{% else %}
+                let e = vecf(dout[base + c]){{ " * vecf(weight[c])" if A }};
+                let y = (vecf(x[base + c]) - m) * r;
 {% endif %}
+                let slope = r * (e - means.x - y * means.y){{ " + vecf(%s[base + c])" % ("dx" if dropped else "dh") if R }};
+                dx[base + c] = vecF(slope);
+{% if dropped and DROP %}
+                let kept = random_words(base + c) >= vec4u(p.threshold);
+                dropped[base + c] = vecY(select(vec4f(0.0), vecf(vecY(vecF(slope))) * p.scale, kept));
+{% elif dropped %}
+                dropped[base + c] = vecY(slope);
+{% endif %}
+            }
         }
     }
 {% if P > 0 %}
