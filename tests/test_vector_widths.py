@@ -30,8 +30,18 @@ def test_512_bits_are_asked_for_where_the_cpu_has_them(
         features: set[str], already: str | None, found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lavapipe, "_cpu_features", lambda: features)
     monkeypatch.setattr(os, "environ", {} if already is None else {lavapipe.WIDTH: already})
-    lavapipe.use_wide_vectors()
+    lavapipe.prepare()
     assert os.environ.get(lavapipe.WIDTH) == found
+
+
+@pytest.mark.parametrize(("cores", "already", "found"), [
+    (1, None, None), (2, None, "8"), (8, None, "16"), (16, None, None), (64, None, None), (2, "2", "2")])
+def test_cores_get_several_parts_of_a_launch(
+        cores: int, already: str | None, found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lavapipe, "_cores", lambda: cores)
+    monkeypatch.setattr(os, "environ", {} if already is None else {lavapipe.THREADS: already})
+    lavapipe.prepare()
+    assert os.environ.get(lavapipe.THREADS) == found
 
 
 def test_what_linux_says_of_the_cpu_is_read() -> None:

@@ -342,7 +342,7 @@ def _translate(error: Exception) -> BackendError:
 
 def _wgpu() -> Any:
     os.environ.setdefault("XDG_RUNTIME_DIR", "/tmp") if os.name == "posix" else None  # or the driver's loader complains
-    lavapipe.use_wide_vectors()
+    lavapipe.prepare()
     try:
         import wgpu
         import wgpu.backends.wgpu_native
