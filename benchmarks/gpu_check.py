@@ -99,6 +99,12 @@ def tests(backend: str, options: argparse.Namespace) -> Step:
                 270 if options.fast else 1500)
 
 
+def linear_by_cublaslt(options: argparse.Namespace) -> Step:
+    """Products again, where cuBLASLt adds the bias."""
+    return Step("tests cublaslt", ["env", "DUALML_CUBLASLT=1", sys.executable, "-m", "pytest", "-q", PARITY, "-k",
+                                   "cuda and not cuda_on_cpu and (linear or matmul)", *options.pytest.split()], 120)
+
+
 def script(name: str, label: str, limit: float, options: argparse.Namespace, *words: str) -> Step:
     file = options.out / f"{label.replace(' ', '_')}.json"
     return Step(label, [sys.executable, str(HERE / f"{name}.py"), *words, "--json", str(file)], limit)
@@ -114,7 +120,8 @@ def speed_of_cuda(options: argparse.Namespace) -> list[Step]:
     """The step beside torch.compile, kernels, attention: the targets."""
     fast = options.fast
     step = ["--config", "12m-gpu", "--warm", "--seconds", "1", "--patience", "300"]
-    less = ["--torch-modes", "none,reduce-overhead", "--backends", "cuda,cuda+capture", "--rounds", "3"] if fast else []
+    less = ["--torch-modes", "none,reduce-overhead", "--backends", "cuda,cuda+capture,cuda+capture+lt",
+            "--rounds", "3"] if fast else []
     steps = [script("train_step", "step cuda bfloat16", 540, options, *step, *less, "--precision", "bfloat16"),
              script("gpu_kernels", "kernels cuda", 540, options, "--fast" if fast else "--variants"),
              script("attention", "attention cuda", 420, options,
@@ -134,7 +141,8 @@ def speed_of_webgpu(options: argparse.Namespace) -> list[Step]:
 def plan(usable: dict[str, str], options: argparse.Namespace) -> list[Step]:
     """The steps for the backends that are here."""
     modes = [n for n in usable if options.backend in ("", n)]
-    checks = [tests(name, options) for name in modes] + [s for name in modes for s in captured(name, options)]
+    checks = [tests(name, options) for name in modes] + ([linear_by_cublaslt(options)] if "cuda" in modes else [])
+    checks += [s for name in modes for s in captured(name, options)]
     speed = []
     if options.benchmarks:
         speed += speed_of_cuda(options) if "cuda" in modes else []

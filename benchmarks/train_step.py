@@ -132,7 +132,7 @@ def _candidates(options: argparse.Namespace, gpu: bool) -> list[Candidate]:
 
 def _default_backends(gpu: bool) -> str:
     if gpu:
-        return "cuda,cuda+capture,cuda+capture1"
+        return "cuda,cuda+capture,cuda+capture1,cuda+capture+lt"
     from dualml import errors, runtime
     found = []
     for name in ("cpu", "webgpu", "cuda"):
@@ -256,7 +256,8 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=[*CONFIGS, "both"], default="small",
                         help="both: small and 12m")
-    parser.add_argument("--backends", help="comma-separated, each also as NAME+capture; default: all that are here")
+    parser.add_argument("--backends", help="comma-separated, each also as NAME+capture, cuda with +lt for cuBLASLt's "
+                        "biases; default: all that are here")
     parser.add_argument("--batch", type=int, help="instead of the configuration's own")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each contestant in a round, about")

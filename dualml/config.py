@@ -14,6 +14,7 @@ FLAGS = {
     "DUALML_CACHE": "folder for compiled kernels and downloaded texts (default: the user's cache folder)",
     "DUALML_ADAPTER": "part of the name of the WebGPU adapter to use, where there are several",
     "DUALML_LIMITS": "adapter: ask WebGPU for all that the adapter has instead of the browser's default limits",
+    "DUALML_CUBLASLT": "1 lets cuBLASLt add a linear layer's bias as it writes the product (not yet run on a GPU)",
     "DUALML_CUDA_ON_CPU": "tests only: how the CUDA test device runs: forward, reversed, shuffled=SEED, asan, tsan",
     "DUALML_REQUIRE": "tests only: backends that must be there, a missing one is then a failure and not a skip",
 }
@@ -33,6 +34,7 @@ class Config:
     debug: int = int(os.environ.get("DUALML_DEBUG", "0") or 0)
     check: bool = os.environ.get("DUALML_CHECK", "0") not in ("", "0")
     adapter: str = os.environ.get("DUALML_ADAPTER", "")
+    cublaslt: bool = os.environ.get("DUALML_CUBLASLT", "0") not in ("", "0")
     limits: str = os.environ.get("DUALML_LIMITS", "browser")
 
     @property

@@ -42,10 +42,11 @@ def at(address: int, dtype: np.dtype, count: int) -> np.ndarray:
 
 
 class Memory:
-    """Device memory, or pinned: a stretch of the host's."""
+    """Device memory, or pinned: a stretch of the host's, on 256 bytes as CUDA's are."""
 
     def __init__(self, nbytes: int) -> None:
-        self.bytes = np.full(nbytes, 0xff, np.uint8)
+        room = np.full(nbytes + 256, 0xff, np.uint8)
+        self.bytes = room[-room.ctypes.data % 256:][:nbytes]
         self.ptr = self.bytes.ctypes.data
 
 
@@ -354,7 +355,7 @@ def put_in_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Device:
     stand_in = Device()
     monkeypatch.setitem(sys.modules, "cupy", stand_in)
     monkeypatch.setattr(nvrtc, "_header_folders", lambda cupy: [tmp_path])
-    monkeypatch.setattr(cublas, "_library", lambda version: stand_in.cuda.cublas)
+    monkeypatch.setattr(cublas, "_library", lambda name, version: stand_in.cuda.cublas)
     monkeypatch.setenv("DUALML_CACHE", str(tmp_path))
     return stand_in
 

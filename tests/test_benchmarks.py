@@ -238,8 +238,9 @@ def test_check_names_its_steps(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         monkeypatch.setattr(sys, "argv", ["gpu_check", "--list", *words])
         assert check.main() == 0
         return [line[:24].strip() for line in capsys.readouterr().out.splitlines()]
-    assert listed("--backend", "cuda") == ["tests cuda", "captured cuda small", "captured cuda 12m",
-                                           "step cuda bfloat16", "kernels cuda", "attention cuda", "launches cuda",
-                                           "step cuda float32"]
+    assert listed("--backend", "cuda") == ["tests cuda", "tests cublaslt", "captured cuda small",
+                                           "captured cuda 12m", "step cuda bfloat16", "kernels cuda", "attention cuda",
+                                           "launches cuda", "step cuda float32"]
     assert listed("--only", "attention", "kernels") == ["kernels cuda", "attention cuda"]
-    assert listed("--first", "speed", "--fast", "--backend", "cuda")[-2:] == ["tests cuda", "captured cuda small"]
+    assert listed("--first", "speed", "--fast", "--backend", "cuda")[-3:] == ["tests cuda", "tests cublaslt",
+                                                                              "captured cuda small"]

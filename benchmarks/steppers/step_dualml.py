@@ -1,16 +1,20 @@
-"""A GPT training step with dualml. "+capture" behind the backend's name replays it; "+capture1" on one stream."""
+"""A GPT training step with dualml. "+capture" behind the backend's name replays it; "+capture1" on one stream; with
+"+lt" cuBLASLt adds the biases."""
 
 import common
 import numpy as np
 
 import dualml as dm
 from dualml import amp, optim, runtime
+from dualml.config import config
 from dualml.models import GPT, GPTConfig
 from dualml.train import recipe
 from dualml.train.trainer import make_optimizer
 
 a = common.arguments()
-backend, _, captured = a.backend.partition("+")
+backend, *ways = a.backend.split("+")
+captured = next((way for way in ways if way.startswith("capture")), "")
+config.cublaslt = "lt" in ways or config.cublaslt
 dm.set_backend(backend)
 dm.manual_seed(0)
 model = GPT(GPTConfig(a.vocab, a.context, a.layers, a.heads, a.width, a.dropout, head_bias=bool(a.head_bias)))
@@ -42,6 +46,8 @@ if captured:
         runtime.get(backend).streams = int(streams)
     train = dm.capture(train)
     name = f"{backend}, captured" + (f", {streams} stream{'s' * (streams != '1')}" if streams else "")
+if "lt" in ways:
+    name += ", cuBLASLt"
 if a.precision != "float32":
     name += f", {a.precision}"
 common.serve(f"dualml {dm.__version__}, {name}", model.num_parameters(), train, lambda loss: float(loss.item()), a.wait)

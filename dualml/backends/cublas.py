@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
+from ..config import config
 from ..dtypes import DType
 from ..errors import BackendError
 from ..kernel import Spec
 from .base import Backend, Binding, Buffer
+from .cublas_lt import CublasLt, Sizes, alignment
 
 _TYPES = {dtypes.float32: 0, dtypes.float16: 2, dtypes.bfloat16: 14}  # cudaDataType: CUDA_R_32F, _16F, _16BF
 _COMPUTE_32F, _DEFAULT_ALGORITHM = 68, -1
@@ -42,10 +44,10 @@ class Matrix:
     transposed: bool = False
 
 
-def _library(version: int) -> Any:
-    """The cuBLAS that CuPy has loaded, by the name that this process knows it under."""
+def _library(name: str, version: int) -> Any:
+    """The cublas that CuPy has loaded, or the cublasLt that came with it, by the name this process knows it under."""
     major = version // 10000
-    return ctypes.CDLL(f"cublas64_{major}.dll" if os.name == "nt" else f"libcublas.so.{major}")
+    return ctypes.CDLL(f"{name}64_{major}.dll" if os.name == "nt" else f"lib{name}.so.{major}")
 
 
 class Cublas:
@@ -56,7 +58,8 @@ class Cublas:
         try:
             vendor = cupy.cuda.cublas
             self.handle = vendor.create()
-            library = _library(vendor.getVersion(self.handle))
+            library = _library("cublas", vendor.getVersion(self.handle))
+            light = _library("cublasLt", vendor.getVersion(self.handle)) if config.cublaslt else None
         except (ImportError, AttributeError, OSError) as error:
             raise BackendError(f"[cuda] cuBLAS cannot be loaded: {error}. Install the CUDA toolkit, or what of it we "
                                "need: pip install 'cupy-cuda12x[ctk]' or 'cupy-cuda13x[ctk]'.") from error
@@ -64,6 +67,7 @@ class Cublas:
         vendor.setMathMode(self.handle, _FULL_PRECISION_SUMS)
         self.numbers = np.array([0, 1], np.float32)  # where cuBLAS reads its factors
         self.workspace = backend.alloc(_WORKSPACE[backend.device.arch >= 90])
+        self.light = CublasLt(light, self.handle, stream.ptr, self.workspace) if light else None
         self._gemm = library.cublasGemmStridedBatchedEx
         self._gemm.argtypes = _GEMM
         _check(library.cublasSetStream_v2(ctypes.c_void_p(self.handle), ctypes.c_void_p(stream.ptr)))
@@ -82,6 +86,15 @@ class Cublas:
             y.address, kind, y.width, y.step, one if add else zero, out.address, kind, out.width, out.step, batch,
             _COMPUTE_32F, _DEFAULT_ALGORITHM))
 
+    def product_with_bias(self, dtype: DType, x: Matrix, y: Matrix, out: Matrix, bias: int, m: int, n: int, k: int,
+                          batch: int) -> None:
+        """out = x y + bias in each column, by cuBLASLt."""
+        assert self.light is not None
+        aligned = alignment(x.address), alignment(y.address), alignment(out.address), alignment(bias)
+        sizes = Sizes(m, n, k, batch, _TYPES[dtype], (x.width, y.width, out.width), (x.step, y.step, out.step),
+                      (x.transposed, y.transposed), aligned)
+        self.light.product(sizes, x.address, y.address, out.address, bias, self.numbers.ctypes.data)
+
 
 def _check(status: int) -> None:
     if status:
@@ -90,7 +103,7 @@ def _check(status: int) -> None:
 
 class Matmul:
     """The program of a matmul Spec. A bias is put into out first, as its product with a column of ones; the matrix
-    product is then added in float32 and rounded once, as the hand-written kernel does."""
+    product is then added in float32 and rounded once, as the hand-written kernel does. Or cuBLASLt does both."""
 
     @staticmethod
     def takes(spec: Spec) -> bool:
@@ -108,9 +121,9 @@ class Matmul:
     def prepare(self, params: bytes, stream: Any) -> Buffer | None:
         """Makes what a launch on this stream needs, and returns the memory that it reads besides its buffers. Keep that
         as long as a recorded launch lives: a larger one will get another."""
-        self.cublas(stream)
+        light = self.cublas(stream).light
         size = self._size(params)
-        return self._ones(size["M"] * size["B"]) if size["has_bias"] else None
+        return self._ones(size["M"] * size["B"]) if size["has_bias"] and not (light and size["K"]) else None
 
     def _ones(self, count: int) -> Buffer:
         itemsize = self.dtype.device.itemsize
@@ -123,16 +136,17 @@ class Matmul:
         size, cublas = self._size(params), self.cublas(stream)
         m, n, k, batch = size["M"], size["N"], size["K"], size["B"]
         a, b, bias, out = (bound.buffer.handle.ptr + bound.offset for bound in bindings)
+        x = Matrix(b, k if size["tb"] else n, 0 if size["BB"] == 1 else k * n, bool(size["tb"]))
+        y = Matrix(a, m if size["ta"] else k, 0 if size["BA"] == 1 else m * k, bool(size["ta"]))
+        made = Matrix(out, n, m * n)
+        if size["has_bias"] and k and cublas.light:
+            cublas.product_with_bias(self.dtype, x, y, made, bias, n, m, k, batch)
+            return
         if size["has_bias"]:
             rows = m * batch
             ones: int = self._ones(rows).handle.ptr
             cublas.product(self.dtype, Matrix(bias, n), Matrix(ones, 1), Matrix(out, n), n, rows, 1)
         elif not k:
             cublas.clear(out, bindings[-1].nbytes)
-        if not k:
-            return
-        cublas.product(
-            self.dtype,
-            Matrix(b, k if size["tb"] else n, 0 if size["BB"] == 1 else k * n, bool(size["tb"])),
-            Matrix(a, m if size["ta"] else k, 0 if size["BA"] == 1 else m * k, bool(size["ta"])),
-            Matrix(out, n, m * n), n, m, k, batch, add=bool(size["has_bias"]))
+        if k:
+            cublas.product(self.dtype, x, y, made, n, m, k, batch, add=bool(size["has_bias"]))

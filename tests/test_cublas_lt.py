@@ -1,0 +1,112 @@
+"""cuBLASLt's bias against NumPy, on a stand-in: descriptors, what is kept, errors, and recording in a CUDA graph."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dualml.array import Array, from_numpy
+from dualml.backends import cublas, cublas_lt, cuda
+from dualml.config import config
+from dualml.dtypes import as_dtype
+from dualml.errors import BackendError
+from dualml.ops.matmul import gemm
+from tests.cublas_lt_stand_in import CublasLt
+from tests.cupy_stand_in import Device, put_in_place
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Device:
+    return put_in_place(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def light(device: Device, monkeypatch: pytest.MonkeyPatch) -> CublasLt:
+    made = CublasLt(device)
+    monkeypatch.setattr(config, "cublaslt", True)
+    monkeypatch.setattr(cublas, "_library",
+                        lambda name, version: {"cublas": device.cuda.cublas, "cublasLt": made}[name])
+    return made
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_product_and_its_bias_in_one_pass(device: Device, light: CublasLt, dtype: str) -> None:
+    backend, rng, host = cuda.CudaBackend(), np.random.default_rng(0), as_dtype(dtype).host
+    cases = list(itertools.product((False, True), (False, True), ((1, 1), (3, 3), (1, 3), (3, 1))))
+    for ta, tb, (ba, bb) in cases:
+        a = rng.standard_normal((ba, 7, 5) if ta else (ba, 5, 7)).astype(host)
+        b = rng.standard_normal((bb, 6, 7) if tb else (bb, 7, 6)).astype(host)
+        bias = rng.standard_normal(6).astype(host)
+        arrays = [from_numpy(x, backend=backend) for x in (a, b, bias)]
+        out = gemm(*arrays[:2], ta=ta, tb=tb, bias=arrays[2])
+        wide = [x.astype(np.float32) for x in (a, b, bias)]
+        expected = (wide[0].swapaxes(1, 2) if ta else wide[0]) @ (wide[1].swapaxes(1, 2) if tb else wide[1]) + wide[2]
+        assert np.allclose(out.numpy().astype(np.float32), expected.astype(host).astype(np.float32),
+                           1e-2 if dtype != "float32" else 1e-5, 1e-5)
+    assert light.calls["matmul"] == len(cases)
+
+
+def _with_bias(backend: cuda.CudaBackend, m: int, k: int) -> np.ndarray:
+    made: np.ndarray = gemm(from_numpy(np.ones((1, m, k), np.float32), backend=backend),
+                            from_numpy(np.ones((1, k, 4), np.float32), backend=backend),
+                            bias=from_numpy(np.arange(4, dtype=np.float32), backend=backend)).numpy()
+    return made
+
+
+def test_without_products_or_bias_cublas_does_it(device: Device, light: CublasLt) -> None:
+    backend = cuda.CudaBackend()
+    assert np.array_equal(_with_bias(backend, 3, 0), [[[0, 1, 2, 3]] * 3])
+    x = from_numpy(np.ones((1, 3, 4), np.float32), backend=backend)
+    assert np.array_equal(gemm(x, x, tb=True).numpy(), [[[4] * 3] * 3])
+    assert not light.calls
+
+
+def test_descriptors_are_kept_for_the_same_sizes_and_let_go(
+        device: Device, light: CublasLt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cublas_lt, "_MOST_PLANS", 2)
+    backend = cuda.CudaBackend()
+    for _ in range(3):
+        assert np.array_equal(_with_bias(backend, 3, 2), [[[2, 3, 4, 5]] * 3])
+    assert light.calls == {"create": 5, "heuristic": 1, "matmul": 3}
+    for m in range(4, 10):
+        _with_bias(backend, m, 2)
+    assert light.calls["heuristic"] == 7
+    assert len(light.things) == 2 * 5
+
+
+def test_each_alignment_has_its_own_algorithm(device: Device, light: CublasLt) -> None:
+    backend = cuda.CudaBackend()
+    x = from_numpy(np.ones((1, 4, 4), np.float32), backend=backend)
+    shelf = from_numpy(np.arange(68, dtype=np.float32), backend=backend)
+    for start in (0, 4, 64, 5):
+        made = gemm(x, x, bias=Array(shelf.buffer, (4,), shelf.dtype, start)).numpy()
+        assert np.array_equal(made[0, 0], np.arange(start, start + 4) + 4)
+    assert light.calls["heuristic"] == 3  # 256, 16 and 4 bytes
+
+
+def test_refusals(device: Device, light: CublasLt) -> None:
+    backend = cuda.CudaBackend()
+    light.found = 0
+    with pytest.raises(BackendError, match=r"no way to make a product of 4 x 2 and 2 x 3 .*Unset DUALML_CUBLASLT"):
+        _with_bias(backend, 3, 2)
+    light.found, light.status = 1, 13
+    with pytest.raises(BackendError, match=r"cublasLtMatmul answered with status 13 .*Unset DUALML_CUBLASLT"):
+        _with_bias(backend, 3, 2)
+
+
+def test_recorded_in_a_graph(device: Device, light: CublasLt) -> None:
+    backend = cuda.CudaBackend()
+    x = from_numpy(np.ones((1, 4, 4), np.float32), backend=backend)
+    biases = [from_numpy(np.full(4, v, np.float32), backend=backend) for v in (1, 2)]
+    outs = [gemm(x, x, bias=bias) for bias in biases]
+    backend.stream.begin_capture()
+    for bias, out in zip(biases, outs, strict=True):
+        gemm(x, x, bias=bias, out=out)
+    graph = backend.stream.end_capture()
+    for out in outs:
+        backend.write(out.buffer, 0, np.zeros((1, 4, 4), np.float32))
+    graph.launch(backend.stream)
+    assert [float(out.numpy()[0, 0, 0]) for out in outs] == [5, 6], "each launch keeps its own bias"
