@@ -99,10 +99,12 @@ def tests(backend: str, options: argparse.Namespace) -> Step:
                 270 if options.fast else 1500)
 
 
-def linear_by_cublaslt(options: argparse.Namespace) -> Step:
-    """Products again, where cuBLASLt adds the bias."""
-    return Step("tests cublaslt", ["env", "DUALML_CUBLASLT=1", sys.executable, "-m", "pytest", "-q", PARITY, "-k",
-                                   "cuda and not cuda_on_cpu and (linear or matmul)", *options.pytest.split()], 120)
+def by_cublaslt(options: argparse.Namespace) -> list[Step]:
+    """Products again, and a captured step, where cuBLASLt adds the bias."""
+    step = script("captured", "captured cublaslt", 120, options, "--backend", "cuda", "--config", "small")
+    return [Step("tests cublaslt", ["env", "DUALML_CUBLASLT=1", sys.executable, "-m", "pytest", "-q", PARITY, "-k",
+                                    "cuda and not cuda_on_cpu and (linear or matmul)", *options.pytest.split()], 120),
+            Step(step.name, ["env", "DUALML_CUBLASLT=1", *step.command], step.limit)]
 
 
 def script(name: str, label: str, limit: float, options: argparse.Namespace, *words: str) -> Step:
@@ -141,7 +143,7 @@ def speed_of_webgpu(options: argparse.Namespace) -> list[Step]:
 def plan(usable: dict[str, str], options: argparse.Namespace) -> list[Step]:
     """The steps for the backends that are here."""
     modes = [n for n in usable if options.backend in ("", n)]
-    checks = [tests(name, options) for name in modes] + ([linear_by_cublaslt(options)] if "cuda" in modes else [])
+    checks = [tests(name, options) for name in modes] + (by_cublaslt(options) if "cuda" in modes else [])
     checks += [s for name in modes for s in captured(name, options)]
     speed = []
     if options.benchmarks:

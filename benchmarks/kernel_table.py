@@ -139,7 +139,7 @@ def biases(program: Any) -> str:
         more += floor_of(item, moved, tensor, other)[1] - floor_of(item, moved - bias_bytes(item), tensor, other)[1]
     return (f"The {len(items)} products with a bias have it written first, by a product of their own: "
             f"{sum(bias_bytes(item) for item in items) / 1e9:.1f} GB, {more * 1e3:.2f} ms, which cuBLASLt "
-            "saves with `DUALML_CUBLASLT=1`.")
+            "should save with `DUALML_CUBLASLT=1` (not measured).")
 
 
 def branches(program: Any) -> str:

@@ -213,8 +213,9 @@ def figures(team: list[Contestant], sizes: dict[str, Any]) -> dict[str, Any]:
 
 
 def verdicts(precision: str, found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The best captured step beside the targets."""
-    ours = min((n for n in found if "+capture" in n), key=lambda n: found[n]["ms_per_step"], default=None)
+    """The best captured step beside the targets; what is asked for by a flag (+lt) does not count."""
+    ours = min((n for n in found if "+capture" in n and "+lt" not in n), key=lambda n: found[n]["ms_per_step"],
+               default=None)
     if ours is None:
         return []
     row, times = found[ours], {n: f["ms_per_step"] for n, f in found.items() if n.startswith(REFERENCE)}

@@ -284,8 +284,9 @@ def make_kernel(reference: Reference, signature: str, *, name: str, groups: str,
                 software_block: int = 0, static: str = "", vector: str = "", kinds: Mapping[str, str] | None = None,
                 source: str = "", context: Mapping[str, Any] | None = None,
                 texts: Mapping[str, str] | None = None) -> Kernel:
-    """A Kernel from its signature. `block` is the workgroup size; `software_block`, if given, the one on CPU drivers
-    (a kernel that gives it must be right for both). `groups` is an expression of dims, scalars, BLOCK, W and cdiv."""
+    """A Kernel from its signature. `block` is the workgroup size; `software_block`, if given, the least on CPU drivers
+    (block_on; a kernel that gives it must be right for both). `groups` is an expression of dims, scalars, BLOCK, W and
+    cdiv."""
     head, _, tail = signature.partition("|")
     left, arrow, right = head.partition("->")
     inputs = _parse_tensors(name, left, "read")

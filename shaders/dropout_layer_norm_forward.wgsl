@@ -2,7 +2,7 @@
 {% include "lib/reduce.wgsl" %}
 // One workgroup per row, as in layer_norm_forward. Of long rows each invocation finds in h what it wrote there.
 {% set columns = [(C // W + BLOCK - 1) // BLOCK, 1] | max %}
-{% set held = columns <= 8 %}
+{% set held = columns <= (8 if subgroups is defined else 2) %}
 const COLUMNS = {{ columns }}u;  // per invocation
 
 @compute @workgroup_size(BLOCK)

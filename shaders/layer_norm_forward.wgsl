@@ -1,7 +1,7 @@
 {% include "lib/reduce.wgsl" %}
-// One workgroup per row; the variance in a second pass, so that it does not cancel. Short rows stay in registers.
+// One workgroup per row; the variance in a second pass, so that it does not cancel. Short rows are not loaded again.
 {% set columns = [(C // W + BLOCK - 1) // BLOCK, 1] | max %}
-{% set held = columns <= 8 %}
+{% set held = columns <= (8 if subgroups is defined else 2) %}
 const COLUMNS = {{ columns }}u;  // per invocation
 
 fn value(i: u32) -> vecf { return vecf(x[i]){{ " + vecf(residual[i])" if R }}; }

@@ -1,7 +1,7 @@
 {% include "lib/reduce.wgsl" %}
 // A workgroup walks over rows g, g + S, ...; each invocation keeps its columns' sums for the weight in registers.
 {% set columns = [(C // W + BLOCK - 1) // BLOCK, 1] | max %}
-{% set held = columns <= 8 %}
+{% set held = columns <= (8 if subgroups is defined else 2) %}
 const COLUMNS = {{ columns }}u;  // per invocation
 
 @compute @workgroup_size(BLOCK)
@@ -13,7 +13,7 @@ fn rms_norm_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups)
     var dw: array<vecf, COLUMNS>;
     for (var row = g; row < p.N; row += p.S) {
 {% if held %}
-        var es: array<vecf, COLUMNS>;  // short rows stay in registers
+        var es: array<vecf, COLUMNS>;  // short rows are not loaded again
         var xs: array<vecf, COLUMNS>;
 {% endif %}
         let base = row * n;

@@ -26,7 +26,7 @@ class Thing:
 
 class CublasLt:
     def __init__(self, device: Device) -> None:
-        self.device, self.status, self.found = device, 0, 1
+        self.device, self.status, self.found, self.state = device, 0, 1, 0
         self.things: dict[int, Thing] = {}
         self.calls: Counter[str] = Counter()
 
@@ -60,6 +60,7 @@ class CublasLt:
         assert handle.value in self.device.cuda.cublas.calls
         assert (wanted, wishes[1], wishes[3], len(results)) == (1, 32 << 20, 2, 96)
         results[:64] = self.algorithm(work, a, b, c, d, *(wishes[n] for n in (5, 6, 8)))
+        struct.pack_into("=i", results, 72, self.state)
         count._obj.value = self.found
         self.calls["heuristic"] += 1
         return 0

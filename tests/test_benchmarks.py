@@ -204,6 +204,12 @@ def test_verdicts() -> None:
         == "| attention | 229, 288 TFLOP/s | 230 | 250 (torch cudnn) | yes |"
 
 
+def test_what_a_flag_asks_for_reaches_no_target() -> None:
+    found = {name: {"ms_per_step": ms, "ratio_to_torch": 1.0, "ratio_to_compiled": 1.0}
+             for name, ms in (("cuda+capture", 3.4), ("cuda+capture+lt", 3.2), ("torch", 9.0))}
+    assert import_module("train_step").verdicts("bfloat16", found)[-1]["reached"] == "no"
+
+
 def test_check_reports_what_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                    capsys: pytest.CaptureFixture[str]) -> None:
     """After each step, whatever becomes of it; a benchmark that is stopped leaves what it wrote."""
@@ -238,9 +244,9 @@ def test_check_names_its_steps(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         monkeypatch.setattr(sys, "argv", ["gpu_check", "--list", *words])
         assert check.main() == 0
         return [line[:24].strip() for line in capsys.readouterr().out.splitlines()]
-    assert listed("--backend", "cuda") == ["tests cuda", "tests cublaslt", "captured cuda small",
+    assert listed("--backend", "cuda") == ["tests cuda", "tests cublaslt", "captured cublaslt", "captured cuda small",
                                            "captured cuda 12m", "step cuda bfloat16", "kernels cuda", "attention cuda",
                                            "launches cuda", "step cuda float32"]
     assert listed("--only", "attention", "kernels") == ["kernels cuda", "attention cuda"]
-    assert listed("--first", "speed", "--fast", "--backend", "cuda")[-3:] == ["tests cuda", "tests cublaslt",
-                                                                              "captured cuda small"]
+    assert listed("--first", "speed", "--fast", "--backend", "cuda")[-4:] == [
+        "tests cuda", "tests cublaslt", "captured cublaslt", "captured cuda small"]

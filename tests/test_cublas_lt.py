@@ -89,10 +89,11 @@ def test_each_alignment_has_its_own_algorithm(device: Device, light: CublasLt) -
 
 def test_refusals(device: Device, light: CublasLt) -> None:
     backend = cuda.CudaBackend()
-    light.found = 0
-    with pytest.raises(BackendError, match=r"no way to make a product of 4 x 2 and 2 x 3 .*Unset DUALML_CUBLASLT"):
-        _with_bias(backend, 3, 2)
-    light.found, light.status = 1, 13
+    for found, state in ((0, 0), (1, 15)):
+        light.found, light.state = found, state
+        with pytest.raises(BackendError, match=r"no way to make a product of 4 x 2 and 2 x 3 .*Unset DUALML_CUBLASLT"):
+            _with_bias(backend, 3, 2)
+    light.state, light.status = 0, 13
     with pytest.raises(BackendError, match=r"cublasLtMatmul answered with status 13 .*Unset DUALML_CUBLASLT"):
         _with_bias(backend, 3, 2)
 

@@ -1,6 +1,9 @@
 """A GPT training step with dualml. "+capture" behind the backend's name replays it; "+capture1" on one stream; with
 "+lt" cuBLASLt adds the biases."""
 
+import re
+import sys
+
 import common
 import numpy as np
 
@@ -13,6 +16,9 @@ from dualml.train.trainer import make_optimizer
 
 a = common.arguments()
 backend, *ways = a.backend.split("+")
+unknown = [way for way in ways if not re.fullmatch(r"capture\d*|lt", way)]
+if unknown or ("lt" in ways and backend != "cuda"):
+    sys.exit(f"{a.backend}: behind a backend may stand +capture, +capture1 and so on, and +lt behind cuda")
 captured = next((way for way in ways if way.startswith("capture")), "")
 config.cublaslt = "lt" in ways or config.cublaslt
 dm.set_backend(backend)

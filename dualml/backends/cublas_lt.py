@@ -21,7 +21,8 @@ _ADD_BIAS = 4  # CUBLASLT_EPILOGUE_BIAS
 _BATCH_COUNT, _BATCH_STEP = 5, 6  # CUBLASLT_MATRIX_LAYOUT_
 _MOST_WORKSPACE, _REDUCTIONS, _ALIGNMENTS = 1, 3, (5, 6, 7, 8)  # CUBLASLT_MATMUL_PREF_; the last of A, B, C, D
 _IN_FLOAT32 = 2  # CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE: pieces of k are summed in float32, in a fixed order
-_ALGORITHM, _RESULT = 64, 96  # bytes of cublasLtMatmulAlgo_t and of cublasLtMatmulHeuristicResult_t, which it begins
+# bytes of cublasLtMatmulHeuristicResult_t, of cublasLtMatmulAlgo_t at its beginning, and where its `state` stands
+_RESULT, _ALGORITHM, _STATE = 96, 64, 72
 _MOST_PLANS = 512
 _POINTER = ctypes.c_void_p
 
@@ -111,7 +112,7 @@ class _Plan:
         a, b, c = self.layouts
         status = self.library.cublasLtMatmulAlgoGetHeuristic(_POINTER(handle), self.work, a, b, c, c, wish, 1, found,
                                                              ctypes.byref(count))
-        if status or not count.value:
+        if status or not count.value or struct.unpack_from("=i", found, _STATE)[0]:
             raise BackendError(f"[cuda] cuBLASLt has no way to make a product of {sizes.m} x {sizes.k} and {sizes.k} x "
                                f"{sizes.n} with a bias (status {status}). Unset DUALML_CUBLASLT.")
         return ctypes.create_string_buffer(found.raw[:_ALGORITHM], _ALGORITHM)

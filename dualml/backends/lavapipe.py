@@ -11,8 +11,9 @@ _MOST_THREADS = 16  # that every version of the driver takes
 
 
 def prepare() -> None:
-    """512 bits where the CPU has AVX-512: unasked, Mesa stops at 256. And four threads a core: it deals a launch out in
-    equal parts, one a thread, and waits for the last; with more parts than cores a slow core gets fewer."""
+    """512 bits where the CPU has AVX-512: unasked, Mesa stops at 256. And up to four threads a core, 16 in all: work is
+    dealt out in equal parts, one a thread, and the last is waited for; of more parts than cores a slow core gets fewer.
+    """
     if WIDTH not in os.environ and _cpu_features() >= _FOR_512:
         os.environ[WIDTH] = "512"
     cores = _cores()

@@ -1,7 +1,7 @@
 {# Backward of LayerNorm, as macros: import them `with context`. `dropped`: dx lies in dh's place,
    and its dropout is made too, or without DROP dx in another dtype. #}
 {% set columns = [(C // W + BLOCK - 1) // BLOCK, 1] | max %}
-{% set held = columns <= 8 %}{# short rows stay in registers #}
+{% set held = columns <= (8 if subgroups is defined else 2) %}{# short rows are not loaded again #}
 {% macro shared() %}
 {% include "lib/reduce.wgsl" %}
 // A workgroup walks over rows g, g + S, ...; each invocation keeps its columns' sums for weight and bias in registers.
@@ -73,7 +73,8 @@ fn block_sum2(v: vec2f, t: u32) -> vec2f {
                 let e = vecf(dout[base + c]){{ " * vecf(weight[c])" if A }};
                 let y = (vecf(x[base + c]) - m) * r;
 {% endif %}
-                let slope = r * (e - means.x - y * means.y){{ " + vecf(%s[base + c])" % ("dx" if dropped else "dh") if R }};
+                let slope = r * (e - means.x - y * means.y)
+                    {{- " + vecf(%s[base + c])" % ("dx" if dropped else "dh") if R }};
                 dx[base + c] = vecF(slope);
 {% if dropped and DROP %}
                 let kept = random_words(base + c) >= vec4u(p.threshold);
