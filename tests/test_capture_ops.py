@@ -13,17 +13,10 @@ from dualml.dtypes import DType, as_dtype, float32
 from dualml.ops.base import Case
 from dualml.tape import apply, backward
 from tests.parity.modes import PRESENT
-from tests.parity.outcomes import TESTED_OPS, cases_of, of_16_bits, rounded
+from tests.parity.outcomes import TESTED_OPS, cases_of, of_16_bits, rounded, twisted
 
 HALVES = [(name, short) for name in PRESENT for short in ("float16", "bfloat16")
           if as_dtype(short) in runtime.get(name).dtypes]
-
-
-def _twisted(x: np.ndarray) -> np.ndarray:
-    """Other values of the same domain and shape."""
-    if x.dtype.kind == "i" and x.ndim == 1 and x.size and x[0] == 0 and (np.diff(x) >= 0).all():
-        return np.ascontiguousarray(x[-1] - x[::-1])  # where sequences begin: rising, as before
-    return np.ascontiguousarray(x.reshape(-1)[::-1]).reshape(x.shape)
 
 
 def _arrays(value: Any) -> list[np.ndarray]:
@@ -47,7 +40,7 @@ def _check(name: str, case: Case, dtype: DType = float32) -> None:
         return made, tuple(dm.Tensor(g) for g in found if g is not None)
 
     inputs = [rounded(x, dtype, dtype) for x in case.inputs]
-    others = [None if x is None else _twisted(x) for x in inputs]
+    others = [None if x is None else twisted(x) for x in inputs]
     dm.manual_seed(2)
     work(*_tensors(inputs)), work(*_tensors(inputs))
     eager = _arrays(work(*_tensors(others)))

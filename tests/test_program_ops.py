@@ -10,7 +10,7 @@ import pytest
 
 import dualml as dm
 from dualml.tape import apply, backward
-from tests.parity.outcomes import TESTED_OPS, cases_of
+from tests.parity.outcomes import TESTED_OPS, cases_of, twisted
 
 
 def _work(kind: Any, options: dict[str, Any], backwards: bool) -> Any:
@@ -37,7 +37,7 @@ def test_an_op_comes_back_from_a_file(name: str, fast_backend: str, tmp_path: Pa
         for _ in range(2):
             captured(*map(dm.tensor, inputs))
         captured.programs[0].save(tmp_path / str(number))
-        moved = [dm.tensor(np.ascontiguousarray(x.reshape(-1)[::-1]).reshape(x.shape)) for x in inputs]
+        moved = [dm.tensor(twisted(x)) for x in inputs]
         wanted, found = _flat(captured(*moved)), _flat(dm.load_program(tmp_path / str(number))(*moved))
         for one, other in zip(found, wanted, strict=True):
             np.testing.assert_array_equal(one, other)

@@ -32,6 +32,13 @@ def cases_of(name: str) -> tuple[Case, ...]:
     return tuple(OPS[name].cases(rng_of(name)))
 
 
+def twisted(x: np.ndarray) -> np.ndarray:
+    """Other values of the same domain and shape."""
+    if x.dtype.kind == "i" and x.ndim == 1 and x.size and x[0] == 0 and (np.diff(x) >= 0).all():
+        return np.ascontiguousarray(x[-1] - x[::-1])  # where sequences begin: rising, or several may own a token
+    return np.ascontiguousarray(x.reshape(-1)[::-1]).reshape(x.shape)
+
+
 def of_16_bits(cases: Sequence[Case], dtype: str) -> list[int]:
     """Which cases to run in a 16-bit dtype on devices that compile for seconds: the first few, as the dtype changes
     loads and stores, not the arithmetic; and all that are meant for 16-bit dtypes alone."""
