@@ -48,6 +48,8 @@ _PER_ELEMENT = {"dropout_forward": 15, "layer_norm_forward": 8, "layer_norm_back
 class Noting(Recorder):
     """An H200 that only notes what it is given to do."""
 
+    joins: frozenset[str] = frozenset()  # as `joined` of a backend
+
     def __init__(self, arch: int = ARCH) -> None:
         super().__init__(arch)
         self.name = f"noting_{arch}"
@@ -57,6 +59,10 @@ class Noting(Recorder):
     @property
     def own_products(self) -> bool:
         return False  # cuBLAS makes them, one at a time
+
+    @property
+    def joined(self) -> frozenset[str]:
+        return self.joins
 
 
 Noting80 = partial(Noting, 80)
@@ -110,8 +116,8 @@ def flops_of(item: Item) -> tuple[int, int]:
     assert item.spec is not None
     d: dict[str, Any] = dict(item.dims)
     products = rest = 0
-    if item.name == "matmul":
-        products = 2 * d["M"] * d["N"] * d["K"] * d["B"]
+    if item.spec.kernel.source == "matmul":
+        products = int(operations(item.spec, item.dims))
     elif item.name in ("attention_forward", "attention_backward"):
         seen = d["B"] * d["H"] * sum(min(d["TK"], row + 1 + d["offset"]) for row in range(d["TQ"]))  # queries x keys
         products, rest = 2 * (2 if item.name == "attention_forward" else 7) * d["D"] * seen, 10 * seen

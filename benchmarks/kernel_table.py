@@ -17,7 +17,8 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,9 @@ def occupancy(spec: Spec, registers: int, shared: int) -> str:
 
 # ---- the step -------------------------------------------------------------------------------------------------------
 
-def captured(precision: str, batch: int, dropout: float) -> Any:
-    """The program of a training step: forward, backward, clipping, AdamW."""
-    noting()
+def captured(precision: str, batch: int, dropout: float, joins: Sequence[str] = ()) -> Any:
+    """The program of a training step: forward, backward, clipping, AdamW. `joins` as `joined` of a backend."""
+    noting().joins = frozenset(joins)
     return step_kernels.captured(precision, batch, dropout).programs[0]
 
 
@@ -117,7 +118,8 @@ def table(program: Any, precision: str, batch: int, dropout: float, measured: di
             f"Products and attention {products * 1e3:.2f} ms, all else {(floor - products) * 1e3:.2f} ms: "
             f"{floor * 1e3:.2f} ms, {floor / TARGET:.0%} of the {TARGET * 1e3:.1f} ms that are the target.", *took,
             "", parts(rows), f"Not counted: that launches start and drain; 2 us for each would be "
-            f"{program.launches * 2e-6 / floor:.0%} more.", "", biases(program), "", branches(program)]
+            f"{program.launches * 2e-6 / floor:.0%} more.", "",
+            epilogues(program, precision, batch, dropout), "", branches(program)]
 
 
 def parts(rows: list[Row]) -> str:
@@ -130,16 +132,17 @@ def parts(rows: list[Row]) -> str:
             f"{', '.join(f'{kind} {ms:.2f} ms' for kind, ms in sums.items())}.")
 
 
-def biases(program: Any) -> str:
-    """What it costs that cuBLAS finds biases written by products of their own."""
-    items = [item for item in program.items if item.dims.get("has_bias")]
-    more = 0.0
-    for item in items:
-        moved, (tensor, other) = bytes_of(item), flops_of(item)
-        more += floor_of(item, moved, tensor, other)[1] - floor_of(item, moved - bias_bytes(item), tensor, other)[1]
-    return (f"The {len(items)} products with a bias have it written first, by a product of their own: "
-            f"{sum(bias_bytes(item) for item in items) / 1e9:.1f} GB, {more * 1e3:.2f} ms, which cuBLASLt "
-            "should save with `DUALML_CUBLASLT=1` (not measured).")
+def epilogues(program: Any, precision: str, batch: int, dropout: float) -> str:
+    """What cuBLASLt's would save: cuBLAS finds biases written by products of their own, and does nothing else."""
+    def floor(items: Sequence[Item], without: bool) -> float:
+        return sum(floor_of(i, bytes_of(i) - without * bias_bytes(i), *flops_of(i))[1] for i in items) * 1e3
+    steps = {"biases": program} | {what: captured(precision, batch, dropout, joins) for what, joins in (
+        ("GELU and its gradient", ["gelu_tanh"]), ("gradients of biases", ["gelu_tanh", "sums"]))}
+    noting().joins = frozenset()
+    floors = [floor(program.items, False), *(floor(step.items, True) for step in steps.values())]
+    saved = ", ".join(f"{what} {one - two:.2f} ms" for what, (one, two) in zip(steps, pairwise(floors), strict=True))
+    return (f"`DUALML_CUBLASLT=1` lets cuBLASLt do it with {steps['gradients of biases'].launches} launches in "
+            f"{floors[-1]:.2f} ms, {floors[-1] / floors[0] - 1:+.0%} (counted, not measured): {saved}.")
 
 
 def branches(program: Any) -> str:

@@ -20,6 +20,7 @@ from dualml.data.on_device import DeviceBatches
 from dualml.models import GPT
 from dualml.models.speculative import SpeculativeDecoding
 from dualml.nn import functional as F
+from dualml.ops.matmul_epilogues import linear_gelu, linear_gelu_gradient, matmul_sums
 from dualml.ops.matmul_pair import matmul_pair
 from dualml.ops.random import bernoulli
 from dualml.programs.recording import Item, Place
@@ -135,6 +136,15 @@ def pairs() -> None:
         M2=4 * WIDTH, N2=WIDTH, K2=TOKENS, ta2=1, tb2=0)
 
 
+def epilogues() -> None:
+    """An MLP's two passes, where products do more than multiply."""
+    x, dout = (normal(TOKENS, WIDTH)._array for _ in range(2))
+    weight, weight2, bias = (normal(*s)._array for s in ((4 * WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH,)))
+    hidden, pre = linear_gelu(x, weight, bias, 1)
+    linear_gelu_gradient(dout, weight2, pre, 1)
+    run(matmul_sums, dout, hidden, M=WIDTH, N=4 * WIDTH, K=TOKENS, ta=1, tb=0)
+
+
 def writing() -> None:
     """16 texts of 1,000 tokens, and one that a smaller model drafts."""
     model = GPT.from_preset("gpt-12m", VOCABULARY, context=2048)
@@ -151,7 +161,7 @@ def batches() -> None:
     DeviceBatches(WindowBatches({"train": tokens, "val": tokens}, 256, 64), runtime.get_backend()).next("train")
 
 
-WORK: tuple[Callable[[], None], ...] = (creation, elementwise, folds, layouts, tables, losses, layers, pairs,
+WORK: tuple[Callable[[], None], ...] = (creation, elementwise, folds, layouts, tables, losses, layers, pairs, epilogues,
                                          optimizers, writing, batches)
 
 

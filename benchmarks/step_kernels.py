@@ -65,10 +65,11 @@ def label(spec: Spec, dims: Any) -> str:
     dtypes = [spec.dtype(arg) for arg in spec.kernel.args]
     floats = [dtype.short for dtype in dtypes if dtype.is_floating_point] or [dtypes[0].short]
     name = f"`{spec.stem}` {' to '.join(dict.fromkeys((floats[0], floats[-1])))}"
-    if spec.kernel.name != "matmul":
+    if spec.kernel.source != "matmul":
         return name
+    name = name.replace("`matmul", f"`{spec.kernel.name}")
     return name + f" {dims['M']}x{dims['K']}x{dims['N']}" + "".join(f" {n}" for n in ("ta", "tb") if dims[n]) \
-        + (" bias" if dims["has_bias"] else "")
+        + (" bias" if dims.get("has_bias") else "")
 
 
 class Names:

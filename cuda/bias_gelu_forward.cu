@@ -1,10 +1,6 @@
 #define ROW C
+#include "lib/gelu.cuh"
 #include "lib/vec.cuh"
-
-__device__ __forceinline__ float gelu(float a) {
-    const float phi = approximate ? tanhf(0.79788456f * a * (1.f + 0.044715f * a * a)) : erff(0.70710678f * a);
-    return 0.5f * a * (1.f + phi);
-}
 
 KERNEL {
     constexpr u32 n = C / VEC;

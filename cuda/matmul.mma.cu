@@ -1,6 +1,11 @@
 // On tensor cores. A block owns ROWS x COLS of the result, a warp OWN_ROWS x OWN_COLS. Slices of both operands come in
 // STAGES places of shared memory, and fragments are read one product ahead. Rows begin at multiples of 16 bytes.
+// `epilogue` is what a single product does besides (dualml/ops/matmul_epilogues.py).
 #include "lib/matmul_mma.cuh"
+{% set epilogue = epilogue | default("") %}
+{% if epilogue in ("gelu", "gelu_backward") %}
+#include "lib/gelu.cuh"
+{% endif %}
 DYNAMIC_SHARED({{ 2 * STAGES * DEPTH * (ROWS + COLS) }})
 #undef AT_ONCE
 #define AT_ONCE , {{ 2 if ROWS == 128 else 3 if COLS == 128 else 4 }}
@@ -10,15 +15,16 @@ KERNEL {
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const u32 down = (p.M + ROWS - 1) / ROWS, across = (p.N + COLS - 1) / COLS;
     // Bands of eight tile rows, column by column: blocks that run together share what they read.
-    const u32 batch = blockIdx.x / (down * across), tile = blockIdx.x % (down * across);
+    const u32 {{ "batch = 0, tile = blockIdx.x" if epilogue else "batch = blockIdx.x / (down * across), tile = blockIdx.x % (down * across)" }};
     const u32 band = tile / (8 * across) * 8, height = min(8u, down - band), in_band = tile % (8 * across);
     const u32 row = (band + in_band % height) * ROWS, col = in_band / height * COLS;
     const u32 own_row = warp % DOWN * OWN_ROWS, own_col = warp / DOWN * OWN_COLS;
 
     using Left = Operand<ta == 0, ROWS>;
     using Right = Operand<tb != 0, COLS>;
-    Left left(a + (p.BA == 1 ? 0 : batch * ((size_t)p.P * p.Q)), p.P, p.Q, row);
-    Right right(b + (p.BB == 1 ? 0 : batch * ((size_t)p.R * p.S)), p.R, p.S, col);
+{% macro first(n) %}{% if not epilogue %} + (p.B{{ n }} == 1 ? 0 : batch * ((size_t)p.{{ "P * p.Q" if n == "A" else "R * p.S" }})){% endif %}{% endmacro %}
+    Left left(a{{ first("A") }}, p.P, p.Q, row);
+    Right right(b{{ first("B") }}, p.R, p.S, col);
     const auto left_lane = Left::template lane<true>(own_row);
     const auto right_lane = Right::template lane<false>(own_col);
 
@@ -44,11 +50,15 @@ KERNEL {
 #pragma unroll
         for (u32 i = 0; i < 4; i++) {
             const u32 x = col + own_col + j * 8 + lane % 4 * 2 + i % 2;
-            const float start = has_bias && x < p.N ? float(bias[x]) : 0.f;
+            const float start = {{ "x < p.N ? float(bias[x]) : 0.f" if has_bias else "0.f" }};
 #pragma unroll
             for (u32 t = 0; t < OWN_ROWS / 16; t++) acc[t][j][i] = start;
         }
 
+{% if epilogue == "sums" %}
+    const bool adds = col + own_col == 0;
+    float of_a[OWN_ROWS / 16][2] = {};  // what this lane has of the rows g and g + 8
+{% endif %}
     u32 fa[2][OWN_ROWS / 16][4], fb[2][OWN_COLS / 16][4];
     const auto load = [&](u32 step) {
 #pragma unroll
@@ -71,6 +81,16 @@ KERNEL {
             }
             load((step + 1) % STEPS);  // at the end, of a slice that nobody needs
             if (step == 0) fetch();
+{% if epilogue == "sums" %}
+            if (adds)
+#pragma unroll
+                for (u32 t = 0; t < OWN_ROWS / 16; t++)
+#pragma unroll
+                    for (u32 i = 0; i < 4; i++) {
+                        const float2 pair = unpack<F>(fa[step % 2][t][i]);
+                        of_a[t][i % 2] += pair.x + pair.y;
+                    }
+{% endif %}
 #pragma unroll
             for (u32 t = 0; t < OWN_ROWS / 16; t++)
 #pragma unroll
@@ -82,28 +102,64 @@ KERNEL {
     copy_wait<0>();
     __syncthreads();
 
-    // Through shared memory, so that 16 bytes are stored at a time.
+    // Results go through shared memory, so that 16 bytes are moved at a time: each warp has a place for its part.
     F* const mine = stages + warp * OWN_ROWS * OWN_COLS;
+    const auto pairs = [&](const auto& work) {  // work(where two neighbours belong, their two sums)
 #pragma unroll
-    for (u32 t = 0; t < OWN_ROWS / 16; t++)
-#pragma unroll
-        for (u32 j = 0; j < OWN_COLS / 8; j++)
-#pragma unroll
-            for (u32 h = 0; h < 2; h++)
-                *(u32*)(mine + place<OWN_COLS>(t * 16 + h * 8 + lane / 4, j) + lane % 4 * 2) =
-                    pack<F>(acc[t][j][2 * h], acc[t][j][2 * h + 1]);
-    __syncwarp();
-    const bool wide = p.N % 8 == 0;
+        for (u32 i = 0; i < OWN_ROWS * OWN_COLS / 64; i++) {
+            const u32 t = i / (OWN_COLS / 4), j = i / 2 % (OWN_COLS / 8), h = i % 2;
+            work((u32*)(mine + place<OWN_COLS>(t * 16 + h * 8 + lane / 4, j) + lane % 4 * 2), acc[t][j][2 * h],
+                 acc[t][j][2 * h + 1]);
+        }
+    };
+    const auto each = [&](const auto& work) {  // work(where eight neighbours lie, and in a tensor like out; how many)
 #pragma unroll 4
-    for (u32 e = lane; e < OWN_ROWS * OWN_COLS / 8; e += 32) {
-        const u32 r = e / (OWN_COLS / 8), c = e % (OWN_COLS / 8);
-        const u32 y = row + own_row + r, x = col + own_col + c * 8;
-        if (y >= p.M || x >= p.N) continue;
-        const F* const from = mine + place<OWN_COLS>(r, c);
-        F* const to = out + ((size_t)batch * p.M + y) * p.N + x;
-        if (wide)
+        for (u32 e = lane; e < OWN_ROWS * OWN_COLS / 8; e += 32) {
+            const u32 r = e / (OWN_COLS / 8), c = e % (OWN_COLS / 8), y = row + own_row + r, x = col + own_col + c * 8;
+            if (y < p.M && x < p.N)
+                work(mine + place<OWN_COLS>(r, c), ((size_t)batch * p.M + y) * p.N + x, min(8u, p.N - x));
+        }
+    };
+    const auto move = [&](F* to, const F* from, u32 count) {
+        if (p.N % 8 == 0)
             *(uint4*)to = *(const uint4*)from;
         else
-            for (u32 i = 0; i < min(8u, p.N - x); i++) to[i] = from[i];
+            for (u32 i = 0; i < count; i++) to[i] = from[i];
+    };
+{% if epilogue == "gelu" %}
+    constexpr u32 THERE = ROWS * COLS;  // from a place of pre to that of out
+    static_assert(2 * THERE <= STAGES * SIZE, "both must fit where the slices were");
+    pairs([](u32* at, float low, float high) {
+        at[0] = pack<F>(low, high);
+        at[THERE / 2] = pack<F>(gelu(low), gelu(high));
+    });
+    __syncwarp();
+    each([&](const F* from, size_t at, u32 count) {
+        move(pre + at, from, count);
+        move(out + at, from + THERE, count);
+    });
+{% else %}
+{% if epilogue == "gelu_backward" %}
+    each([&](F* to, size_t at, u32 count) { move(to, pre + at, count); });
+    __syncwarp();
+    pairs([](u32* at, float low, float high) {
+        const float2 x = unpack<F>(*at);
+        *at = pack<F>(low * gelu_slope(x.x), high * gelu_slope(x.y));
+    });
+{% else %}
+    pairs([](u32* at, float low, float high) { *at = pack<F>(low, high); });
+{% endif %}
+    __syncwarp();
+    each([&](const F* from, size_t at, u32 count) { move(out + at, from, count); });
+{% endif %}
+{% if epilogue == "sums" %}
+#pragma unroll
+    for (u32 i = 0; i < OWN_ROWS / 8; i++) {
+        float v = of_a[i / 2][i % 2];  // the four lanes of a row have parts of it
+        v += __shfl_xor_sync(~0u, v, 1);
+        v += __shfl_xor_sync(~0u, v, 2);
+        const u32 y = row + own_row + i * 8 + lane / 4;
+        if (adds && lane % 4 == 0 && y < p.M) sums[y] = F(v);
     }
+{% endif %}
 }

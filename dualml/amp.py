@@ -41,7 +41,7 @@ GROWTH_STEPS = 2000
 # What runs in 16 bits, and what must not: sums and exponentials. All else takes its inputs as they come; cross_entropy
 # computes in float32 from logits of any dtype, so that casting those would only move more bytes.
 SHORT_OPS = frozenset({"linear", "matmul", "attention", "attention_qkv", "attention_varlen",
-                       "attention_varlen_qkv", "bias_gelu"})
+                       "attention_varlen_qkv", "bias_gelu", "linear_gelu_linear"})
 FULL_OPS = frozenset({"layer_norm", "rms_norm", "add_layer_norm", "add_rms_norm", "softmax", "log_softmax",
                       "logsumexp", "sum", "mean", "prod", "var", "std", "cumsum", "exp", "expm1",
                       "log", "log1p", "pow", "reciprocal", "rsqrt", "softplus"})

@@ -14,7 +14,7 @@ FLAGS = {
     "DUALML_CACHE": "folder for compiled kernels and downloaded texts (default: the user's cache folder)",
     "DUALML_ADAPTER": "part of the name of the WebGPU adapter to use, where there are several",
     "DUALML_LIMITS": "adapter: ask WebGPU for all that the adapter has instead of the browser's default limits",
-    "DUALML_CUBLASLT": "1 lets cuBLASLt add a linear layer's bias as it writes the product (not yet run on a GPU)",
+    "DUALML_CUBLASLT": "1 lets cuBLASLt make biases, GELU and gradients of biases with products (not yet run on a GPU)",
     "DUALML_CUDA_ON_CPU": "tests only: how the CUDA test device runs: forward, reversed, shuffled=SEED, asan, tsan",
     "DUALML_REQUIRE": "tests only: backends that must be there, a missing one is then a failure and not a skip",
 }

@@ -9,7 +9,7 @@ import numpy as np
 from . import dtypes
 from .dims import normal_dim
 from .errors import DTypeError, ShapeError
-from .ops import attention, cross_entropy as ce, dropout as drop, embedding as emb, layout, matmul, norm
+from .ops import attention, cross_entropy as ce, dropout as drop, embedding as emb, layout, linear as layers, norm
 from .ops.attention_varlen import AttentionVarlen, AttentionVarlenQkv
 from .ops.bias_gelu import BiasGelu
 from .ops.gated_unit import GatedUnit
@@ -118,7 +118,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not required("linear", x).dtype.is_floating_point:
         raise DTypeError(f"[linear] x must be floating, got {x.dtype.name}. Cast it with .float(); tokens go through "
                          "nn.Embedding first.")
-    result: Tensor = apply(matmul.Linear, x, weight, bias)
+    result: Tensor = apply(layers.Linear, x, weight, bias)
     return result
 
 
@@ -127,6 +127,19 @@ def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
     _check_approximate("bias_gelu", approximate)
     result: Tensor = apply(BiasGelu, x, bias, approximate=approximate)
     return result
+
+
+def linear_gelu_linear(x: Tensor, weight: Tensor, bias: Tensor, weight2: Tensor, bias2: Tensor,
+                       approximate: str = "none") -> Tensor:
+    """linear(gelu(linear(x, weight, bias)), weight2, bias2), a transformer's MLP, in as few kernels as there are: GELU
+    with its bias is one, or part of the products where the backend's can do that. x [..., K], weight [H,K], bias [H],
+    weight2 [N,H], bias2 [N] -> [..., N]. Under no_grad too."""
+    _check_approximate("linear_gelu_linear", approximate)
+    way = "gelu_tanh" if approximate == "tanh" else "gelu"
+    if way in x._array.backend.joined and weight.shape[0] % 8 == 0:  # else rows of the result begin anywhere
+        result: Tensor = apply(layers.LinearGeluLinear, x, weight, bias, weight2, bias2, approximate=approximate)
+        return result
+    return linear(bias_gelu(linear(x, weight), bias, approximate), weight2, bias2)
 
 
 def swiglu(x: Tensor) -> Tensor:

@@ -1,12 +1,5 @@
-{% include "lib/math.wgsl" %}
-
-fn slope(a: f32) -> f32 {
-{% if approximate %}
-    return gelu_tanh_slope(a);
-{% else %}
-    return 0.5f * (1.0f + erf(0.70710678f * a)) + a * 0.39894228f * exp(-0.5f * a * a);
-{% endif %}
-}
+{% include "lib/gelu.wgsl" %}
+{% macro slopes(a) %}vecf(gelu_slope({{ a }}.x), gelu_slope({{ a }}.y), gelu_slope({{ a }}.z), gelu_slope({{ a }}.w)){% endmacro %}
 
 @compute @workgroup_size(BLOCK)
 fn bias_gelu_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
@@ -15,5 +8,5 @@ fn bias_gelu_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups
     let i = (wid.x + wid.y * nwg.x) * BLOCK + t;
     if (i >= p.N * n) { return; }
     let a = vecf(x[i]) + vecf(bias[i % n]);
-    dx[i] = vecF(vecf(dout[i]) * {{ "vecf(slope(a.x), slope(a.y), slope(a.z), slope(a.w))" if W > 1 else "slope(a)" }});
+    dx[i] = vecF(vecf(dout[i]) * {{ slopes("a") if W > 1 else "gelu_slope(a)" }});
 }

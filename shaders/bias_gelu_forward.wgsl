@@ -1,12 +1,4 @@
-{% include "lib/math.wgsl" %}
-
-fn gelu(a: f32) -> f32 {
-{% if approximate %}
-    return 0.5f * a * (1.0f + tanh_(0.79788456f * a * (1.0f + 0.044715f * a * a)));
-{% else %}
-    return 0.5f * a * (1.0f + erf(0.70710678f * a));
-{% endif %}
-}
+{% include "lib/gelu.wgsl" %}
 
 @compute @workgroup_size(BLOCK)
 fn bias_gelu_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,

@@ -9,10 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from dualml.ops import bias_gelu
 from tests.cupy_stand_in import CUBLAS_TYPES, Device, Gemm, at
 
-ATTRIBUTES = {"MatmulDesc": {3: "=i", 4: "=i", 7: "=I", 8: "=Q", 26: "=i"}, "MatrixLayout": {5: "=i", 6: "=q"},
+ATTRIBUTES = {"MatmulDesc": {3: "=i", 4: "=i", 7: "=I", 8: "=Q", 11: "=Q", 12: "=q", 22: "=i", 26: "=i"},
+              "MatrixLayout": {5: "=i", 6: "=q"},
               "MatmulPreference": {1: "=Q", 3: "=I", 5: "=I", 6: "=I", 7: "=I", 8: "=I"}}  # of cublasLt.h, with types
+
+
+# of cublasLtEpilogue_t: BIAS, GELU_AUX_BIAS, DGELU, BGRADB; and what of a MatmulDesc they need
+NEEDED = {4: {8, 26}, 164: {8, 26, 11, 12, 22}, 192: {11, 12, 22}, 512: {8, 26}}
 
 
 @dataclass
@@ -67,8 +73,8 @@ class CublasLt:
 
     def algorithm(self, work: Any, *things: Any) -> bytes:
         """What stands for one: it knows what it was chosen for."""
-        bias = self.things[work.value].attributes[8]
-        numbers = [min(bias & -bias, 256), *(getattr(t, "value", t) for t in (work, *things))]
+        pointers = [self.things[work.value].attributes.get(name, 0) for name in (8, 11)]
+        numbers = [*(min(p & -p, 256) for p in pointers), *(getattr(t, "value", t) for t in (work, *things))]
         return struct.pack(f"={len(numbers)}I", *numbers).ljust(64, b"\7")
 
     def cublasLtMatmul(self, handle: Any, work: Any, alpha: Any, x: Any, a: Any, y: Any, b: Any, beta: Any, old: Any,
@@ -89,14 +95,28 @@ class CublasLt:
     @staticmethod
     def multiply(given: tuple[Any, ...], how: dict[int, int], places: tuple[int, ...], layouts: list[Thing], alpha: int,
                  beta: int) -> None:
-        kind = layouts[2].given[0]
+        kind, epilogue = layouts[2].given[0], how[7]
         assert given == (68, 0)
-        assert {layout.given[0] for layout in layouts} == {kind} == {how[26]}
-        assert how[7] == 4
+        assert {layout.given[0] for layout in layouts} == {kind}
+        assert set(how) - {3, 4, 7} == NEEDED[epilogue]
+        assert how.get(26, kind) == how.get(22, kind) == kind
         assert [at(p, np.dtype(np.float32), 1)[0] for p in (alpha, beta)] == [1, 0]
         for i in range(layouts[2].attributes[5]):
             x, y, out = (Gemm.matrix(p + i * layout.attributes[6] * CUBLAS_TYPES[kind].itemsize, kind, layout.given[3],
                                      *layout.given[1:3]) for p, layout in zip(places, layouts, strict=True))
             x, y = (m.T if how[n] else m for n, m in ((3, x), (4, y)))
-            bias = at(how[8], CUBLAS_TYPES[kind], out.shape[0]).astype(np.float32)
-            out[...] = (x.astype(np.float32) @ y.astype(np.float32) + bias[:, None]).astype(out.dtype)
+            x, y = x.astype(np.float32), y.astype(np.float32)
+            vector = at(how[8], CUBLAS_TYPES[kind], out.shape[epilogue == 512]) if 8 in how else np.zeros(1, np.float32)
+            made = x @ y + (vector.astype(np.float32)[:, None] if epilogue in (4, 164) else 0)
+            if 11 in how:
+                assert not how[12] % 8
+                assert not how[11] % 16
+                assert how[12] >= out.shape[0]
+                aux = Gemm.matrix(how[11], kind, how[12], *out.shape)
+            if epilogue == 164:
+                aux[...], made = made.astype(out.dtype), bias_gelu.gelu(made, 1)
+            elif epilogue == 192:
+                made *= bias_gelu.gelu_slope(aux.astype(np.float32), 1)
+            elif epilogue == 512:
+                vector[...] = y.sum(0).astype(vector.dtype)
+            out[...] = made.astype(out.dtype)

@@ -207,7 +207,10 @@ def test_verdicts() -> None:
 def test_what_a_flag_asks_for_reaches_no_target() -> None:
     found = {name: {"ms_per_step": ms, "ratio_to_torch": 1.0, "ratio_to_compiled": 1.0}
              for name, ms in (("cuda+capture", 3.4), ("cuda+capture+lt", 3.2), ("torch", 9.0))}
-    assert import_module("train_step").verdicts("bfloat16", found)[-1]["reached"] == "no"
+    judge = import_module("train_step").verdicts
+    assert judge("bfloat16", found)[-1]["reached"] == "no"
+    found["cuda+capture+own"] = found.pop("cuda+capture+lt")
+    assert judge("bfloat16", found)[-1]["reached"] == "no"
 
 
 def test_check_reports_what_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

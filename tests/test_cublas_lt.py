@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dualml.array import Array, from_numpy
+import dualml as dm
+from dualml import functional as F, runtime
+from dualml.array import Array, from_numpy, run
 from dualml.backends import cublas, cublas_lt, cuda
 from dualml.config import config
 from dualml.dtypes import as_dtype
 from dualml.errors import BackendError
 from dualml.ops.matmul import gemm
+from dualml.ops.matmul_epilogues import matmul_gelu, matmul_gelu_backward, matmul_sums
 from tests.cublas_lt_stand_in import CublasLt
 from tests.cupy_stand_in import Device, put_in_place
 
@@ -47,6 +50,75 @@ def test_a_product_and_its_bias_in_one_pass(device: Device, light: CublasLt, dty
         assert np.allclose(out.numpy().astype(np.float32), expected.astype(host).astype(np.float32),
                            1e-2 if dtype != "float32" else 1e-5, 1e-5)
     assert light.calls["matmul"] == len(cases)
+
+
+EPILOGUES = {"gelu": matmul_gelu, "gelu_backward": matmul_gelu_backward, "sums": matmul_sums}
+
+
+@pytest.mark.parametrize("name", EPILOGUES)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_epilogues_against_the_kernels_references(device: Device, light: CublasLt, dtype: str, name: str) -> None:
+    """All that is stored is compared, for every way of storing the operands."""
+    backend, kernel, host = cuda.CudaBackend(), EPILOGUES[name], as_dtype(dtype).host
+    tanh = {"approximate": 1} if name != "sums" else {}
+    rng, (m, n, k) = np.random.default_rng(1), (5, 16, 7)
+    for ta, tb in itertools.product((0, 1), (0, 1)):
+        third = {"gelu": [(n,)], "gelu_backward": [(m, n)], "sums": []}[name]
+        inputs = [rng.standard_normal(shape).astype(host)
+                  for shape in ((k, m) if ta else (m, k), (n, k) if tb else (k, n), *third)]
+        scalars = {"M": m, "N": n, "K": k, "ta": ta, "tb": tb} | tanh
+        made = run(kernel, *(from_numpy(x, backend=backend) for x in inputs), **scalars)
+        expected = kernel(*(x.astype(np.float32) for x in inputs), **scalars)
+        one = name == "gelu_backward"
+        near = (1e-5, 1e-5) if dtype == "float32" else (1e-2, 2e-2)
+        for got, want in zip((made,) if one else made, (expected,) if one else expected, strict=True):
+            assert np.allclose(got.numpy().astype(np.float32), want, *near)
+    assert light.calls["matmul"] == 4
+    assert not device.launched
+
+
+def test_what_it_cannot_do_is_our_kernels_work(device: Device, light: CublasLt) -> None:
+    """Rows that begin anywhere, nothing to sum, GELU by erf; and sums have no such rows."""
+    backend = cuda.CudaBackend()
+
+    def ones(*shape: int) -> Array:
+        return from_numpy(np.ones(shape, np.float32), backend=backend)
+
+    for n, k, approximate in ((12, 2, 1), (16, 0, 1), (16, 2, 0)):
+        run(matmul_gelu, ones(4, k), ones(k, n), ones(n), M=4, N=n, K=k, ta=0, tb=0, approximate=approximate)
+    run(matmul_sums, ones(4, 0), ones(0, 16), M=4, N=16, K=0, ta=0, tb=0)
+    assert [name for name, *_ in device.launched] == ["matmul_gelu"] * 3 + ["matmul_sums"]
+    assert not light.calls
+    run(matmul_sums, ones(4, 2), ones(2, 13), M=4, N=13, K=2, ta=0, tb=0)
+    assert light.calls["matmul"] == 1
+
+
+def test_a_layer_asks_for_what_the_backend_joins(device: Device, light: CublasLt,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPT's MLP, forward and backward: six products and nothing else, on a device that runs no kernel of ours."""
+    rng = np.random.default_rng(2)
+    shapes = {"x": (3, 8), "weight": (16, 8), "bias": (16,), "weight2": (8, 16), "bias2": (8,)}
+    values = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+    dout = rng.standard_normal((3, 8)).astype(np.float32)
+
+    def passes(backend: str) -> list[np.ndarray]:
+        tensors = [dm.tensor(v, backend=backend, requires_grad=True) for v in values.values()]
+        out = F.linear_gelu_linear(*tensors, approximate="tanh")
+        out.backward(dm.tensor(dout, backend=backend))
+        return [out.detach().numpy(), *(t.grad.numpy() for t in tensors)]  # type: ignore[union-attr]
+
+    backend = cuda.CudaBackend()
+    monkeypatch.setitem(runtime._open, "cuda", backend)
+    for got, want in zip(passes("cuda"), passes("cpu"), strict=True):
+        assert np.allclose(got, want, 1e-4, 1e-5)
+    assert light.calls["matmul"] == 5  # GELU, a bias, GELU's gradient, two with sums; dx alone is cuBLAS's
+    assert not device.launched
+    assert backend.joined == {"sums", "gelu_tanh"}
+    monkeypatch.setattr(config, "cublaslt", False)
+    assert not backend.joined
+    monkeypatch.setattr(backend, "vendor", False)
+    assert backend.joined == {"sums", "gelu_tanh", "gelu"}
 
 
 def _with_bias(backend: cuda.CudaBackend, m: int, k: int) -> np.ndarray:

@@ -27,6 +27,7 @@ from dualml.kernel import DeviceInfo, Spec
 from dualml.models import GPT
 from dualml.ops import load_all
 from dualml.ops.base import OPS, Case
+from dualml.ops.matmul_epilogues import matmul_gelu, matmul_gelu_backward, matmul_sums
 from tests.parity.modes import REQUIRED
 from tests.parity.outcomes import cases_of, kernel_cases, of_16_bits, run_kernel, run_op
 from tests.real_nvrtc import RealNvrtc, nvrtc
@@ -189,6 +190,21 @@ def test_each_tile_of_products_on_tensor_cores(rows: int, columns: int, arch: in
         run_op(OPS["matmul"], Case("case", (np.zeros(a), np.zeros(b)), {"ta": ta, "tb": tb}), dtypes.float16, device,
                only_input=2)
     assert [s.stem for s in device.specs] == ["matmul.mma"] * 4
+    check(device)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(("rows", "columns"), [(136, 144), (56, 64), (16, 136)])
+def test_each_tile_with_each_epilogue(rows: int, columns: int, arch: int) -> None:
+    """Stored as a layer's passes have them: what is done besides needs registers too."""
+    device, a, b = Recorder(arch), np.zeros((rows, 64)), np.zeros((64, columns))
+    sizes = {"M": rows, "N": columns, "K": 64}
+    for way in (0, 1):
+        for case in ((matmul_gelu, (a, b.T, np.zeros(columns)), {**sizes, "ta": 0, "tb": 1, "approximate": way}),
+                     (matmul_gelu_backward, (a, b, a @ b), {**sizes, "ta": 0, "tb": 0, "approximate": way})):
+            run_kernel(case, dtypes.bfloat16, device)
+    run_kernel((matmul_sums, (a.T, b), {**sizes, "ta": 1, "tb": 0}), dtypes.bfloat16, device)
+    assert [s.stem for s in device.specs] == ["matmul.mma"] * 5
     check(device)
 
 

@@ -22,7 +22,7 @@ def arguments() -> argparse.Namespace:
     for name in ("layers", "heads", "width", "context", "vocab", "batch"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--head-bias", type=int, default=0)
-    parser.add_argument("--backend", default="cpu", help="dualml's, with +capture or +capture1 (streams), and +lt")
+    parser.add_argument("--backend", default="cpu", help="dualml's, with +capture, +capture1 (streams), +lt, +own")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="PyTorch's")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of products")
     parser.add_argument("--compile", choices=("none", "default", "reduce-overhead", "max-autotune"), default="none")

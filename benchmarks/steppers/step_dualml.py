@@ -1,5 +1,5 @@
 """A GPT training step with dualml. "+capture" behind the backend's name replays it; "+capture1" on one stream; with
-"+lt" cuBLASLt adds the biases."""
+"+lt" cuBLASLt adds biases, and makes GELU and gradients of biases with products; with "+own" our kernels do."""
 
 import re
 import sys
@@ -16,12 +16,14 @@ from dualml.train.trainer import make_optimizer
 
 a = common.arguments()
 backend, *ways = a.backend.split("+")
-unknown = [way for way in ways if not re.fullmatch(r"capture\d*|lt", way)]
-if unknown or ("lt" in ways and backend != "cuda"):
-    sys.exit(f"{a.backend}: behind a backend may stand +capture, +capture1 and so on, and +lt behind cuda")
+unknown = [way for way in ways if not re.fullmatch(r"capture\d*|lt|own", way)]
+if unknown or ({"lt", "own"} & {*ways} and backend != "cuda"):
+    sys.exit(f"{a.backend}: behind a backend may stand +capture, +capture1 and so on, and +lt or +own behind cuda")
 captured = next((way for way in ways if way.startswith("capture")), "")
 config.cublaslt = "lt" in ways or config.cublaslt
 dm.set_backend(backend)
+if "own" in ways:
+    runtime.get(backend).vendor = False
 dm.manual_seed(0)
 model = GPT(GPTConfig(a.vocab, a.context, a.layers, a.heads, a.width, a.dropout, head_bias=bool(a.head_bias)))
 optimizer = make_optimizer(model, recipe("gpt-nano", lr=3e-4))
@@ -54,6 +56,8 @@ if captured:
     name = f"{backend}, captured" + (f", {streams} stream{'s' * (streams != '1')}" if streams else "")
 if "lt" in ways:
     name += ", cuBLASLt"
+if "own" in ways:
+    name += ", no vendor's products"
 if a.precision != "float32":
     name += f", {a.precision}"
 common.serve(f"dualml {dm.__version__}, {name}", model.num_parameters(), train, lambda loss: float(loss.item()), a.wait)

@@ -21,15 +21,24 @@ template <bool wide> __device__ __forceinline__ void store_row(F* out, size_t ro
 
 struct Matrix { const F* at; u32 rows, cols; };  // as it is stored
 
-// Tile g of out [m,n], the product of a and b over `depth` elements. TA, TB: stored transposed. WIDE: rows are a
-// multiple of four elements. `bias` may be null. A thread loads one 4x4 block of a or b per slice, and owns 8 rows x 4
-// columns of the result.
-template <u32 TA, u32 TB, bool A_WIDE, bool B_WIDE, bool OUT_WIDE>
-__device__ __forceinline__ void product(Slices& slices, Matrix a, Matrix b, const F* bias, F* out, u32 m, u32 n,
+// Where results go: `row` of them, four from `col` on, and, where ADDS, the sum of the row of a that they belong to.
+template <bool WIDE> struct Result {
+    static constexpr bool ADDS = false;
+    F* out;
+    u32 width;
+    __device__ __forceinline__ void row(u32 y, u32 col, float (&v)[4]) const { store_row<WIDE>(out, y, width, col, v); }
+    __device__ __forceinline__ void sum(u32, float) const {}
+};
+
+// Tile g of the product of a and b, [m,n], over `depth` elements. TA, TB: stored transposed. WIDE: rows are a multiple
+// of four elements. `bias` may be null. A thread loads one 4x4 block of a or b per slice, and owns 8 rows x 4 columns
+// of the result.
+template <u32 TA, u32 TB, bool A_WIDE, bool B_WIDE, class End>
+__device__ __forceinline__ void product(Slices& slices, Matrix a, Matrix b, const F* bias, const End& end, u32 m, u32 n,
                                         u32 depth, u32 g) {
     const u32 t = threadIdx.x, tx = t % 16, ty = t / 16, k4 = ty % 4 * 4, across = (n + 63) / 64;
     const u32 row = g / across * 64, col = g % across * 64;
-    float sums[8][4];
+    float sums[8][4], of_a = 0.f;
 #pragma unroll
     for (u32 j = 0; j < 4; j++) {
         const u32 c = col + tx * 4 + j;
@@ -54,11 +63,14 @@ __device__ __forceinline__ void product(Slices& slices, Matrix a, Matrix b, cons
                     sums[i + 4][j] += v.v[i] * w.v[j];
                 }
         }
+        if (End::ADDS && col == 0 && t < 64)
+            for (u32 e = 0; e < SLICE; e++) of_a += slices.a[e][t / 4].v[t % 4];
         __syncthreads();
     }
 #pragma unroll
     for (u32 i = 0; i < 8; i++) {
         const u32 y = row + i / 4 * 32 + ty * 4 + i % 4;
-        if (y < m) store_row<OUT_WIDE>(out, y, n, col + tx * 4, sums[i]);
+        if (y < m) end.row(y, col + tx * 4, sums[i]);
     }
+    if (End::ADDS && col == 0 && t < 64 && row + t < m) end.sum(row + t, of_a);
 }

@@ -6,8 +6,8 @@
 // (d[0], d[1]) and g+8 (d[2], d[3]). So two neighbouring d, rounded, are an a.
 #pragma once
 
-// d += a b for 16-bit a and b, and two floats rounded to a pair of them, the first in the low half.
-#define TENSOR_CORE_TYPE(T, PTX, PAIR, ROUND)                                                                         \
+// d += a b for 16-bit a and b, two floats rounded to a pair of them, the first in the low half, and back.
+#define TENSOR_CORE_TYPE(T, PTX, PAIR, ROUND, WIDEN)                                                                  \
     __device__ __forceinline__ void mma_of(T, float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {                     \
         ON_GPU(asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." PTX "." PTX ".f32 {%0, %1, %2, %3}, "            \
                             "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                                           \
@@ -19,15 +19,17 @@
     __device__ __forceinline__ u32 pack_of(T, float low, float high) {                                                \
         const PAIR pair = ROUND(low, high);                                                                           \
         return *(const u32*)&pair;                                                                                    \
-    }
-TENSOR_CORE_TYPE(__half, "f16", __half2, __floats2half2_rn)
-TENSOR_CORE_TYPE(__nv_bfloat16, "bf16", __nv_bfloat162, __floats2bfloat162_rn)
+    }                                                                                                                 \
+    __device__ __forceinline__ float2 unpack_of(T, u32 pair) { return WIDEN(*(const PAIR*)&pair); }
+TENSOR_CORE_TYPE(__half, "f16", __half2, __floats2half2_rn, __half22float2)
+TENSOR_CORE_TYPE(__nv_bfloat16, "bf16", __nv_bfloat162, __floats2bfloat162_rn, __bfloat1622float2)
 #undef TENSOR_CORE_TYPE
 
 template <class T> __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     mma_of(T(), d, a, b0, b1);
 }
 template <class T> __device__ __forceinline__ u32 pack(float low, float high) { return pack_of(T(), low, high); }
+template <class T> __device__ __forceinline__ float2 unpack(u32 pair) { return unpack_of(T(), pair); }
 
 #ifndef CUDA_CPU
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }

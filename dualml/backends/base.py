@@ -81,6 +81,11 @@ class Backend(ABC):
     packs: bool = True     # whether a program's temporaries share buffers; not where results bring their own memory
 
     @property
+    def joined(self) -> frozenset[str]:
+        """What products take on in ops (ops/matmul_epilogues.py): gelu, gelu_tanh, sums."""
+        return frozenset()
+
+    @property
     def own_products(self) -> bool:
         """Whether matrix products run as our kernel, rather than in a library."""
         return True

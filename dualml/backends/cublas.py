@@ -1,4 +1,5 @@
-"""cuBLAS for the kernel matmul on the cuda backend: the same contract as cuda/matmul.cu, float32 sums, no TF32.
+"""cuBLAS for the kernel matmul on the cuda backend: the same contract as cuda/matmul.cu, float32 sums, no TF32. With
+DUALML_CUBLASLT=1 cuBLASLt adds biases, and makes the products of ops/matmul_epilogues.py.
 
 cuBLAS thinks in columns. A row-major matrix is, to it, its transpose; so it is told to make out^T = b^T a^T, and what
 is stored transposed is marked, never copied.
@@ -23,13 +24,14 @@ from ..dtypes import DType
 from ..errors import BackendError
 from ..kernel import Spec
 from .base import Backend, Binding, Buffer
-from .cublas_lt import CublasLt, Sizes, alignment
+from .cublas_lt import ADD_BIAS, GELU, GELU_BACKWARD, SUMS, CublasLt, Sizes, alignment
 
 _TYPES = {dtypes.float32: 0, dtypes.float16: 2, dtypes.bfloat16: 14}  # cudaDataType: CUDA_R_32F, _16F, _16BF
 _COMPUTE_32F, _DEFAULT_ALGORITHM = 68, -1
 _INT, _LONG, _POINTER = ctypes.c_int, ctypes.c_longlong, ctypes.c_void_p
 _GEMM = [_POINTER, *[_INT] * 5, _POINTER, *[_POINTER, _INT, _INT, _LONG] * 2, _POINTER, _POINTER, _INT, _INT, _LONG,
          *[_INT] * 3]
+_EPILOGUES = {"matmul_gelu": GELU, "matmul_gelu_backward": GELU_BACKWARD, "matmul_sums": SUMS}
 _WORKSPACE = (4 << 20, 32 << 20)  # bytes that NVIDIA advises, before Hopper and from there on
 _FULL_PRECISION_SUMS = 16  # CUBLAS_DEFAULT_MATH (no TF32) | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
 
@@ -86,19 +88,24 @@ class Cublas:
             y.address, kind, y.width, y.step, one if add else zero, out.address, kind, out.width, out.step, batch,
             _COMPUTE_32F, _DEFAULT_ALGORITHM))
 
-    def product_with_bias(self, dtype: DType, x: Matrix, y: Matrix, out: Matrix, bias: int, m: int, n: int, k: int,
-                          batch: int) -> None:
-        """out = x y + bias in each column, by cuBLASLt."""
+    def joined(self, epilogue: int, dtype: DType, x: Matrix, y: Matrix, out: Matrix, m: int, n: int, k: int,
+               batch: int = 1, bias: int = 0, aux: int = 0) -> None:
+        """out = x y with an epilogue, by cuBLASLt."""
         assert self.light is not None
-        aligned = alignment(x.address), alignment(y.address), alignment(out.address), alignment(bias)
+        aligned = tuple(map(alignment, (x.address, y.address, out.address, bias, aux)))
         sizes = Sizes(m, n, k, batch, _TYPES[dtype], (x.width, y.width, out.width), (x.step, y.step, out.step),
-                      (x.transposed, y.transposed), aligned)
-        self.light.product(sizes, x.address, y.address, out.address, bias, self.numbers.ctypes.data)
+                      (x.transposed, y.transposed), aligned, epilogue)
+        self.light.product(sizes, x.address, y.address, out.address, bias, aux, self.numbers.ctypes.data)
 
 
 def _check(status: int) -> None:
     if status:
         raise BackendError(f"[cuda] cuBLAS answered with status {status} (cublasStatus_t).")
+
+
+def _size_of(spec: Spec, params: bytes) -> dict[str, int]:
+    fields = np.frombuffer(params, spec.struct)[0]
+    return {n: int(fields[n]) for n in spec.struct.names or ()} | {n: int(v) for n, v in spec.constants}
 
 
 class Matmul:
@@ -107,22 +114,18 @@ class Matmul:
 
     @staticmethod
     def takes(spec: Spec) -> bool:
-        return all(t in _TYPES for _, t in spec.types)
+        return spec.kernel.name == "matmul" and all(t in _TYPES for _, t in spec.types)
 
     def __init__(self, cublas: Callable[[Any], Cublas], backend: Backend, spec: Spec) -> None:
         self.cublas, self.backend, self.spec = cublas, backend, spec
         self.dtype = spec.types[0][1]
         self.ones: Buffer | None = None
 
-    def _size(self, params: bytes) -> dict[str, int]:
-        fields = np.frombuffer(params, self.spec.struct)[0]
-        return {n: int(fields[n]) for n in self.spec.struct.names or ()} | {n: int(v) for n, v in self.spec.constants}
-
     def prepare(self, params: bytes, stream: Any) -> Buffer | None:
         """Makes what a launch on this stream needs, and returns the memory that it reads besides its buffers. Keep that
         as long as a recorded launch lives: a larger one will get another."""
         light = self.cublas(stream).light
-        size = self._size(params)
+        size = _size_of(self.spec, params)
         return self._ones(size["M"] * size["B"]) if size["has_bias"] and not (light and size["K"]) else None
 
     def _ones(self, count: int) -> Buffer:
@@ -133,14 +136,14 @@ class Matmul:
         return self.ones
 
     def launch(self, bindings: Sequence[Binding], params: bytes, groups: int, stream: Any) -> None:
-        size, cublas = self._size(params), self.cublas(stream)
+        size, cublas = _size_of(self.spec, params), self.cublas(stream)
         m, n, k, batch = size["M"], size["N"], size["K"], size["B"]
         a, b, bias, out = (bound.buffer.handle.ptr + bound.offset for bound in bindings)
         x = Matrix(b, k if size["tb"] else n, 0 if size["BB"] == 1 else k * n, bool(size["tb"]))
         y = Matrix(a, m if size["ta"] else k, 0 if size["BA"] == 1 else m * k, bool(size["ta"]))
         made = Matrix(out, n, m * n)
         if size["has_bias"] and k and cublas.light:
-            cublas.product_with_bias(self.dtype, x, y, made, bias, n, m, k, batch)
+            cublas.joined(ADD_BIAS, self.dtype, x, y, made, n, m, k, batch, bias=bias)
             return
         if size["has_bias"]:
             rows = m * batch
@@ -150,3 +153,43 @@ class Matmul:
             cublas.clear(out, bindings[-1].nbytes)
         if k:
             cublas.product(self.dtype, x, y, made, n, m, k, batch, add=bool(size["has_bias"]))
+
+
+class Joined:
+    """The program of a matmul with an epilogue by cuBLASLt, or by our kernel, `own`, where cuBLASLt cannot: its aux has
+    rows of a multiple of eight elements, and something must be summed."""
+
+    @staticmethod
+    def takes(spec: Spec) -> bool:
+        """GELU by tanh alone: cuBLASLt has no other (so says NVIDIA/TensorRT-LLM's pull request 17693)."""
+        return config.cublaslt and spec.kernel.name in _EPILOGUES and dict(spec.constants).get("approximate", 1) == 1
+
+    def __init__(self, cublas: Callable[[Any], Cublas], own: Callable[[], Any], spec: Spec) -> None:
+        self.cublas, self.spec, self.dtype = cublas, spec, spec.types[0][1]
+        self.epilogue = _EPILOGUES[spec.kernel.name]
+        self._own, self._make_own = None, own
+
+    def _other(self, size: dict[str, int]) -> Any:
+        """Our kernel where it has to do it, made once."""
+        if size["K"] and (self.epilogue == SUMS or size["N"] % 8 == 0):
+            return None
+        self._own = self._own or self._make_own()
+        return self._own
+
+    def prepare(self, params: bytes, stream: Any) -> None:
+        """Makes what a launch on this stream needs."""
+        self._other(_size_of(self.spec, params))
+        self.cublas(stream)
+
+    def launch(self, bindings: Sequence[Binding], params: bytes, groups: int, stream: Any) -> None:
+        size = _size_of(self.spec, params)
+        if other := self._other(size):
+            other.launch(bindings, params, groups, stream)
+            return
+        at = {arg.name: bound.buffer.handle.ptr + bound.offset
+              for arg, bound in zip(self.spec.kernel.args, bindings, strict=True)}
+        m, n, k = size["M"], size["N"], size["K"]
+        x = Matrix(at["b"], k if size["tb"] else n, transposed=bool(size["tb"]))
+        y = Matrix(at["a"], m if size["ta"] else k, transposed=bool(size["ta"]))
+        self.cublas(stream).joined(self.epilogue, self.dtype, x, y, Matrix(at["out"], n), n, m, k,
+                                   bias=at.get("bias", at.get("sums", 0)), aux=at.get("pre", 0))

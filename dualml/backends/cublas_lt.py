@@ -1,4 +1,4 @@
-"""cuBLASLt: a product with its bias added as it is written, where cuBLAS alone needs a product for each.
+"""cuBLASLt: a product and what else can be done as it is written or read: a bias, GELU, a bias's gradient.
 
 Asked for by DUALML_CUBLASLT=1 until a GPU has shown that it pays (docs/decisions.md). Names and numbers are those of
 cublasLt.h; a handle of cuBLAS is one of cuBLASLt too. https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api
@@ -17,7 +17,11 @@ from .base import Buffer
 
 _COMPUTE_32F, _R_32F = 68, 0  # cublasComputeType_t: no TF32; cudaDataType
 _TRANSA, _TRANSB, _EPILOGUE, _BIAS_POINTER, _BIAS_TYPE = 3, 4, 7, 8, 26  # CUBLASLT_MATMUL_DESC_
-_ADD_BIAS = 4  # CUBLASLT_EPILOGUE_BIAS
+_AUX_POINTER, _AUX_WIDTH, _AUX_TYPE = 11, 12, 22  # CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_...
+# CUBLASLT_EPILOGUE_BIAS; GELU_AUX_BIAS, which stores what GELU (by tanh) is taken of in aux; DGELU, which reads that;
+# BGRADB, which adds up y's columns and stores the sums in place of a bias
+ADD_BIAS, GELU, GELU_BACKWARD, SUMS = 4, 164, 192, 512
+_WITH_BIAS, _WITH_AUX = (ADD_BIAS, GELU, SUMS), (GELU, GELU_BACKWARD)
 _BATCH_COUNT, _BATCH_STEP = 5, 6  # CUBLASLT_MATRIX_LAYOUT_
 _MOST_WORKSPACE, _REDUCTIONS, _ALIGNMENTS = 1, 3, (5, 6, 7, 8)  # CUBLASLT_MATMUL_PREF_; the last of A, B, C, D
 _IN_FLOAT32 = 2  # CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE: pieces of k are summed in float32, in a fixed order
@@ -29,7 +33,7 @@ _POINTER = ctypes.c_void_p
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """out[m,n] = x[m,k] y[k,n], in columns. `alignments` are those in bytes of x, y, out and bias."""
+    """out[m,n] = x[m,k] y[k,n], in columns, with an epilogue. `alignments` in bytes are of x, y, out, bias and aux."""
 
     m: int
     n: int
@@ -39,7 +43,8 @@ class Sizes:
     widths: tuple[int, int, int]
     steps: tuple[int, int, int]
     transposed: tuple[bool, bool]
-    alignments: tuple[int, int, int, int]
+    alignments: tuple[int, ...]
+    epilogue: int
 
 
 def alignment(address: int) -> int:
@@ -54,14 +59,15 @@ class CublasLt:
         self.library, self.handle, self.stream, self.workspace = library, handle, stream, workspace
         self._plans: dict[Sizes, _Plan] = {}
 
-    def product(self, sizes: Sizes, x: int, y: int, out: int, bias: int, factors: int) -> None:
-        """out = x y + bias[m] in each column, rounded once. `factors` is where 0 and 1 stand in float32."""
+    def product(self, sizes: Sizes, x: int, y: int, out: int, bias: int, aux: int, factors: int) -> None:
+        """out = x y with the epilogue of `sizes`, rounded once. bias [m] (for SUMS [n]) and aux, which is stored like
+        out, are 0 where the epilogue has none. `factors` is where 0 and 1 stand in float32."""
         plan = self._plans.get(sizes)
         if plan is None:
             if len(self._plans) >= _MOST_PLANS:
                 drop_oldest(self._plans)
-            plan = self._plans[sizes] = _Plan(self.library, self.handle, sizes, self.workspace.nbytes, bias)
-        plan.point_to(bias)
+            plan = self._plans[sizes] = _Plan(self.library, self.handle, sizes, self.workspace.nbytes, bias, aux)
+        plan.point_to(bias, aux)
         a, b, c = plan.layouts
         _check(self.library.cublasLtMatmul(
             _POINTER(self.handle), plan.work, _POINTER(factors + 4), _POINTER(x), a, _POINTER(y), b, _POINTER(factors),
@@ -72,13 +78,18 @@ class CublasLt:
 class _Plan:
     """Descriptors of a product and the algorithm that cuBLASLt chose for it."""
 
-    def __init__(self, library: Any, handle: int, sizes: Sizes, workspace: int, bias: int) -> None:
+    def __init__(self, library: Any, handle: int, sizes: Sizes, workspace: int, bias: int, aux: int) -> None:
         self.library, self._made = library, list[tuple[str, Any]]()
         self.work = self._create("MatmulDesc", _COMPUTE_32F, _R_32F)
-        for name, value in ((_TRANSA, sizes.transposed[0]), (_TRANSB, sizes.transposed[1]), (_EPILOGUE, _ADD_BIAS),
-                            (_BIAS_TYPE, sizes.kind)):
+        self.epilogue = sizes.epilogue
+        numbers = [(_TRANSA, sizes.transposed[0]), (_TRANSB, sizes.transposed[1]), (_EPILOGUE, sizes.epilogue)]
+        numbers += [(_BIAS_TYPE, sizes.kind)] * (sizes.epilogue in _WITH_BIAS)
+        numbers += [(_AUX_TYPE, sizes.kind)] * (sizes.epilogue in _WITH_AUX)
+        for name, value in numbers:
             self._set("MatmulDesc", self.work, name, struct.pack("=i", value))
-        self.point_to(bias)  # cuBLASLt asks how it is aligned
+        if sizes.epilogue in _WITH_AUX:
+            self._set("MatmulDesc", self.work, _AUX_WIDTH, struct.pack("=q", sizes.widths[2]))
+        self.point_to(bias, aux)  # cuBLASLt asks how they are aligned
         turned = ((sizes.m, sizes.k), (sizes.k, sizes.n))
         shapes = [s[::-1] if t else s for s, t in zip(turned, sizes.transposed, strict=True)] + [(sizes.m, sizes.n)]
         self.layouts = [self._layout(sizes, *one) for one in zip(shapes, sizes.widths, sizes.steps, strict=True)]
@@ -105,7 +116,7 @@ class _Plan:
         wish = self._create("MatmulPreference")
         self._set("MatmulPreference", wish, _MOST_WORKSPACE, struct.pack("=Q", workspace))
         self._set("MatmulPreference", wish, _REDUCTIONS, struct.pack("=I", _IN_FLOAT32))
-        x, y, out, _ = sizes.alignments
+        x, y, out = sizes.alignments[:3]
         for name, value in zip(_ALIGNMENTS, (x, y, out, out), strict=True):
             self._set("MatmulPreference", wish, name, struct.pack("=I", value))
         found, count = ctypes.create_string_buffer(_RESULT), ctypes.c_int(0)
@@ -114,11 +125,13 @@ class _Plan:
                                                              ctypes.byref(count))
         if status or not count.value or struct.unpack_from("=i", found, _STATE)[0]:
             raise BackendError(f"[cuda] cuBLASLt has no way to make a product of {sizes.m} x {sizes.k} and {sizes.k} x "
-                               f"{sizes.n} with a bias (status {status}). Unset DUALML_CUBLASLT.")
+                               f"{sizes.n} with epilogue {sizes.epilogue} (status {status}). Unset DUALML_CUBLASLT.")
         return ctypes.create_string_buffer(found.raw[:_ALGORITHM], _ALGORITHM)
 
-    def point_to(self, bias: int) -> None:
-        self._set("MatmulDesc", self.work, _BIAS_POINTER, struct.pack("=Q", bias))
+    def point_to(self, bias: int, aux: int) -> None:
+        for name, address, users in ((_BIAS_POINTER, bias, _WITH_BIAS), (_AUX_POINTER, aux, _WITH_AUX)):
+            if self.epilogue in users:
+                self._set("MatmulDesc", self.work, name, struct.pack("=Q", address))
 
     def __del__(self) -> None:
         for kind, made in self._made:

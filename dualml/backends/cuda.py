@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
+from ..config import config
 from ..errors import BackendError, DeviceLostError, OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
 from .assembly import ptx, show
 from .base import Backend, Binding, Buffer, Frozen, Replay
-from .cublas import Cublas, Matmul
+from .cublas import Cublas, Joined, Matmul
 from .cuda_graph import Clock, Graph
 from .nvrtc import Compiler, dynamic_shared, inline_headers
 from .sources import cuda_source
@@ -85,6 +86,12 @@ class CudaBackend(Backend):
     @property
     def own_products(self) -> bool:
         return not self.vendor
+
+    @property
+    def joined(self) -> frozenset[str]:
+        """cuBLAS does nothing besides a product, cuBLASLt has the GELU by tanh, our kernels have both."""
+        wanted = {"sums", "gelu_tanh"} if not self.vendor or config.cublaslt else set()
+        return frozenset(wanted if self.vendor else {*wanted, "gelu"})
 
     # ---- memory ----
 
@@ -187,6 +194,9 @@ class CudaBackend(Backend):
         self._enter()
         if self.vendor and (program := self._vendor_program(spec)):
             return program
+        return self._own_program(spec)
+
+    def _own_program(self, spec: Spec) -> _Program:
         source = inline_headers(cuda_source(spec, self.device))
         show(source, lambda: ptx(self._compiler.nvrtc, source, self._compiler.options_of(spec)))
         image = self._compiler.compile(spec, source)
@@ -203,12 +213,14 @@ class CudaBackend(Backend):
         except RuntimeError as error:
             raise _translate(error) from error
 
-    def _vendor_program(self, spec: Spec) -> Matmul | None:
+    def _vendor_program(self, spec: Spec) -> Matmul | Joined | None:
         """A library's program where it does the same as a kernel of ours."""
-        if spec.kernel.name != "matmul" or not Matmul.takes(spec):
+        if not (Matmul.takes(spec) or Joined.takes(spec)):
             return None
         self.cublas(self.stream)  # where it cannot be loaded, this says so
-        return Matmul(self.cublas, self, spec)
+        if Matmul.takes(spec):
+            return Matmul(self.cublas, self, spec)
+        return Joined(self.cublas, lambda: self._own_program(spec), spec)
 
     def cublas(self, stream: Any) -> Cublas:
         """cuBLAS for one stream: products that run side by side must not share a workspace."""

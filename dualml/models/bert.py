@@ -76,8 +76,9 @@ class BertBlock(nn.Module):
         one, two = self.norm_1, self.norm_2
         _, x = F.add_layer_norm(self.attn(x, cu_seqlens=cu_seqlens), x, one.weight, one.bias, one.eps)
         assert self.fc.bias is not None
-        inner = F.bias_gelu(F.linear(x, self.fc.weight), self.fc.bias)
-        return F.add_layer_norm(self.proj(inner), x, two.weight, two.bias, two.eps)[1]
+        assert self.proj.bias is not None
+        made = F.linear_gelu_linear(x, self.fc.weight, self.fc.bias, self.proj.weight, self.proj.bias)
+        return F.add_layer_norm(made, x, two.weight, two.bias, two.eps)[1]
 
 
 class Bert(nn.Module):

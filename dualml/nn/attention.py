@@ -61,11 +61,12 @@ class MLP(Module):
         self.approximate = approximate
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fc.bias is None:
-            hidden = F.gelu(self.fc(x), self.approximate)
+        fc, proj = self.fc, self.proj
+        if fc.bias is None or proj.bias is None:
+            made = proj(F.gelu(fc(x), self.approximate))
         else:
-            hidden = F.bias_gelu(F.linear(x, self.fc.weight), self.fc.bias, self.approximate)
-        out: Tensor = self.dropout(self.proj(hidden))
+            made = F.linear_gelu_linear(x, fc.weight, fc.bias, proj.weight, proj.bias, self.approximate)
+        out: Tensor = self.dropout(made)
         return out
 
 

@@ -62,7 +62,7 @@ def _erf(a: Any) -> Any:
     return np.tanh(total, out=total)
 
 
-def _gelu(a: Any, approximate: int) -> Any:
+def gelu(a: Any, approximate: int) -> Any:
     inner = _tanh_inner(a, a * a) if approximate else _erf(a)
     inner += 1
     inner *= a
@@ -70,7 +70,7 @@ def _gelu(a: Any, approximate: int) -> Any:
     return inner
 
 
-def _gelu_slope(a: Any, approximate: int) -> Any:
+def gelu_slope(a: Any, approximate: int) -> Any:
     square = a * a
     if approximate:
         t = _tanh_inner(a, square.copy())
@@ -99,14 +99,14 @@ def _gelu_slope(a: Any, approximate: int) -> Any:
         static="C approximate", vector="C")
 def bias_gelu_forward(x: Any, bias: Any, approximate: int) -> Any:
     """gelu(x + bias), exact or (approximate = 1) by tanh."""
-    return _in_blocks(lambda x: _gelu(x + bias, approximate), x)
+    return _in_blocks(lambda x: gelu(x + bias, approximate), x)
 
 
 @kernel("dout[N,C] x[N,C] bias[C] -> dx[N,C] | approximate:u32", groups="cdiv(N * (C // W), BLOCK)", software_block=64,
         static="C approximate", vector="C")
 def bias_gelu_backward(dout: Any, x: Any, bias: Any, approximate: int) -> Any:
     """dout * gelu'(x + bias)."""
-    return _in_blocks(lambda x, d: np.multiply(slope := _gelu_slope(x + bias, approximate), d, out=slope), x, dout)
+    return _in_blocks(lambda x, d: np.multiply(slope := gelu_slope(x + bias, approximate), d, out=slope), x, dout)
 
 
 for _kernel in (bias_gelu_forward, bias_gelu_backward):  # 16 bytes an invocation, of 16-bit elements too

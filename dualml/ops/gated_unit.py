@@ -17,7 +17,7 @@ from ..array import Array, run
 from ..errors import ShapeError
 from ..kernel import kernel
 from .base import BadCase, Case, Gradients, Op
-from .bias_gelu import _gelu, _gelu_slope
+from .bias_gelu import gelu, gelu_slope
 from .blocks import each, row_blocks
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
@@ -39,7 +39,7 @@ def gated_unit_forward(x: Any, N: int, activation: int) -> Any:
 
     def work(rows: slice) -> None:
         a, b = pairs[rows, 0], pairs[rows, 1]
-        act = _gelu(a, activation - 1) if activation else np.multiply(s := _sigmoid(a), a, out=s)
+        act = gelu(a, activation - 1) if activation else np.multiply(s := _sigmoid(a), a, out=s)
         np.multiply(act, b, out=out[rows])
     each(row_blocks(out), work)
     return out
@@ -55,7 +55,7 @@ def gated_unit_backward(dout: Any, x: Any, activation: int) -> Any:
     def work(rows: slice) -> None:
         d, a, b = dout[rows], pairs[rows, 0], pairs[rows, 1]
         if activation:
-            act, slope = _gelu(a, activation - 1), _gelu_slope(a, activation - 1)
+            act, slope = gelu(a, activation - 1), gelu_slope(a, activation - 1)
         else:
             s = _sigmoid(a)
             act = a * s

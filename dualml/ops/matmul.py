@@ -1,4 +1,4 @@
-"""Matrix products: out = a b and, for a linear layer, out = x W^T + bias.
+"""Matrix products: out = a b, and with a bias what linear.py needs.
 
 With c = a b: da = dc b^T and db = a^T dc. Operands may be stored transposed (`ta`, `tb`), so that no gradient copies
 one. Batches broadcast as in NumPy and PyTorch; where b has no batch, that of a is folded into its rows.
@@ -15,9 +15,9 @@ import numpy as np
 from ..array import Array, Shape, run
 from ..dtypes import bfloat16, float16
 from ..errors import ShapeError
-from ..kernel import DeviceInfo, Scalar, kernel
+from ..kernel import DeviceInfo, Kernel, Scalar, kernel
 from .base import BadCase, Case, Gradients, Op
-from .folds import reduced, sum_columns, sum_to
+from .folds import reduced, sum_to
 from .strided import expanded
 
 # ---- kernel ---------------------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ def matmul(a: np.ndarray, b: np.ndarray, bias: np.ndarray, M: int, N: int, K: in
 @lru_cache(maxsize=4096)
 def tile_rows(rows: int, columns: int, batch: int, wide: int) -> int:
     """Rows of the CPU drivers' tiles of `wide` columns: fetching b for a tile costs as much as about nine rows of it
-    (seen with 8 lanes; with 16 the result is mostly the same), and few tiles leave cores idle."""
+    (seen with 8 lanes), and few tiles leave cores idle."""
     def cost(height: int) -> int:
         tiles = -(-rows // height) * -(-columns // wide) * batch
         return -(-tiles // 4) * (height + 9)
@@ -53,21 +53,16 @@ def _is_vector(rows: int, device: DeviceInfo, dims: Mapping[str, Scalar]) -> boo
 def _is_tile(rows: int, device: DeviceInfo, dims: Mapping[str, Scalar]) -> bool:
     wide = 4 * device.subgroup_size
     return bool(device.software and wide
-                and rows == tile_rows(int(dims["M"]), int(dims["N"]), int(dims["B"]), wide))
+                and rows == tile_rows(int(dims["M"]), int(dims["N"]), int(dims.get("B", 1)), wide))
 
 
 for _rows in (1, 2):
     matmul.variant("vector", "webgpu", partial(_is_vector, _rows), groups="cdiv(N,BLOCK)*B", block=0,
                    constants={"ROWS": _rows})
-for _rows in (64, 32, 16, 8, 4):
-    matmul.variant("subgroup", "webgpu", partial(_is_tile, _rows), groups="cdiv(M,ROWS)*cdiv(N,4*COLS*BLOCK)*B",
-                   block=0, constants={"ROWS": _rows, "COLS": 1})
-matmul.variant("register", "webgpu", lambda device, dims: device.software,
-               groups="cdiv(M,ROWS)*cdiv(N,4*COLS*BLOCK)*B", block=8, constants={"ROWS": 16, "COLS": 2})
 
 # On tensor cores: rows and columns of a tile; warps below each other, what is summed in a slice, slices in memory.
 _TILES = {(128, 128): (2, 32, 4), (64, 64): (2, 64, 3), (32, 128): (1, 64, 3)}
-_HALVES = ("float16", "bfloat16")
+HALVES = ("float16", "bfloat16")
 
 
 @lru_cache(maxsize=4096)
@@ -83,13 +78,24 @@ def _tensor_tile(rows: int, columns: int, batch: int, cores: int) -> tuple[int, 
 def _on_tensor_cores(tile: tuple[int, int], device: DeviceInfo, n: Mapping[str, Scalar]) -> bool:
     """With mma.sync, ldmatrix and cp.async; stored rows must begin at multiples of 16 bytes."""
     return device.arch >= 80 and n["Q"] % 8 == 0 and n["S"] % 8 == 0 and tile == _tensor_tile(
-        int(n["M"]), int(n["N"]), int(n["B"]), device.limits.get("multiprocessors", 1))
+        int(n["M"]), int(n["N"]), int(n.get("B", 1)), device.limits.get("multiprocessors", 1))
 
 
-for _tile, _cut in _TILES.items():
-    matmul.variant("mma", "cuda", partial(_on_tensor_cores, _tile), groups="cdiv(M,ROWS)*cdiv(N,COLS)*B", block=128,
-                   constants=dict(zip(("ROWS", "COLS", "DOWN", "DEPTH", "STAGES"), (*_tile, *_cut), strict=True)),
-                   dtypes=(float16, bfloat16))
+def add_variants(product: Kernel, batches: str = "1", tiles: bool = True) -> None:
+    """Declares the sources of matmul for CPU drivers (`tiles`) and for tensor cores as those of `product`."""
+    if tiles:
+        for rows in (64, 32, 16, 8, 4):
+            product.variant("subgroup", "webgpu", partial(_is_tile, rows), block=0,
+                            groups=f"cdiv(M,ROWS)*cdiv(N,4*COLS*BLOCK)*{batches}", constants={"ROWS": rows, "COLS": 1})
+        product.variant("register", "webgpu", lambda device, dims: device.software, block=8,
+                        groups=f"cdiv(M,ROWS)*cdiv(N,4*COLS*BLOCK)*{batches}", constants={"ROWS": 16, "COLS": 2})
+    for tile, cut in _TILES.items():
+        product.variant("mma", "cuda", partial(_on_tensor_cores, tile), block=128, dtypes=(float16, bfloat16),
+                        groups=f"cdiv(M,ROWS)*cdiv(N,COLS)*{batches}",
+                        constants=dict(zip(("ROWS", "COLS", "DOWN", "DEPTH", "STAGES"), (*tile, *cut), strict=True)))
+
+
+add_variants(matmul, "B")
 
 
 def gemm(a: Array, b: Array, *, ta: bool = False, tb: bool = False, bias: Array | None = None,
@@ -208,11 +214,11 @@ class MatMul(Op):
             for tb in (False, True):
                 inputs = (rng.standard_normal((72, 136) if ta else (131, 72)),
                           rng.standard_normal((133, 72) if tb else (72, 144)))
-                yield Case(f"tensor cores ta={ta} tb={tb}", inputs, {"ta": ta, "tb": tb}, _HALVES,
+                yield Case(f"tensor cores ta={ta} tb={tb}", inputs, {"ta": ta, "tb": tb}, HALVES,
                            differentiable=False)
         for name, left, right in (("few rows", (5, 40), (40, 200)), ("batches", (3, 40, 72), (3, 72, 48)),
                                   ("nothing", (9, 0), (0, 16))):
-            yield Case(f"tensor cores {name}", (rng.standard_normal(left), rng.standard_normal(right)), {}, _HALVES,
+            yield Case(f"tensor cores {name}", (rng.standard_normal(left), rng.standard_normal(right)), {}, HALVES,
                        differentiable=False)
 
     @classmethod
@@ -222,57 +228,3 @@ class MatMul(Op):
                       {"tb": True})
         yield BadCase("batch", (np.zeros((2, 3, 4)), np.zeros((3, 4, 5))), r"\[matmul\] batch .* must broadcast")
         yield BadCase("scalar", (np.zeros(()), np.zeros((4, 5))), r"\[matmul\] a must have at least 1 dimensions")
-
-
-class Linear(Op):
-    """x [..., K] times the transpose of weight [N, K], plus bias [N] if given: [..., N]."""
-
-    def forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        if weight.ndim != 2:
-            raise ShapeError(f"[linear] weight must be [N,K], got shape {weight.shape}.")
-        columns, inner = weight.shape
-        if not x.ndim or x.shape[-1] != inner:
-            raise ShapeError(f"[linear] x must be [...,{inner}] like weight of shape {weight.shape}, "
-                             f"got shape {x.shape}.")
-        if bias is not None and bias.shape != (columns,):
-            raise ShapeError(f"[linear] bias must be [{columns}] like weight of shape {weight.shape}, "
-                             f"got shape {bias.shape}.")
-        self.with_bias = bias is not None
-        self.save(x, weight)
-        rows = math.prod(x.shape[:-1])
-        made = gemm(x.reshape(1, rows, inner), weight.reshape(1, columns, inner), tb=True, bias=bias)
-        return made.reshape(*x.shape[:-1], columns)
-
-    def backward(self, dout: Array) -> Gradients:
-        x, weight = self.saved
-        columns, inner = weight.shape
-        rows = math.prod(x.shape[:-1])
-        dx_into, dweight_into, dbias_into = (*self.into, None, None, None)[:3]
-        dout = dout.reshape(1, rows, columns)
-        dx, dweight = _gradients(x.reshape(1, rows, inner), weight.reshape(1, columns, inner), dout, False, True,
-                                 self.needs, (dx_into, dweight_into))
-        dbias = None
-        if self.with_bias and self.needs[2]:
-            dbias = sum_columns(dout.reshape(rows, columns), dbias_into)
-        return (dx.reshape(*x.shape) if dx is not None else None,
-                dweight.reshape(columns, inner) if dweight is not None else None, dbias)
-
-    @classmethod
-    def cases(cls, rng: np.random.Generator) -> Iterator[Case]:
-        for name, x, columns in (("odd", (5, 7), 3), ("by four", (2, 6, 8), 12), ("vector", (9,), 4),
-                                 ("tiles", (70, 33), 65), ("no rows", (0, 3), 2), ("nothing summed", (2, 0), 3),
-                                 ("no columns", (2, 3), 0)):
-            for bias in (True, False):
-                inputs = rng.standard_normal(x), rng.standard_normal((columns, x[-1]))
-                yield Case(f"{name} bias={bias}", (*inputs, rng.standard_normal(columns) if bias else None))
-        for x, columns in (((2, 66, 24), 140), ((30, 136), 72)):
-            inputs = rng.standard_normal(x), rng.standard_normal((columns, x[-1]))
-            yield Case(f"tensor cores {columns}", (*inputs, rng.standard_normal(columns)), {}, _HALVES,
-                       differentiable=False)
-
-    @classmethod
-    def bad_cases(cls) -> Iterator[BadCase]:
-        x, weight = np.zeros((2, 3)), np.zeros((4, 3))
-        yield BadCase("x", (np.zeros((2, 4)), weight, None), r"\[linear\] x must be \[\.\.\.,3\] .* got shape \(2, 4\)")
-        yield BadCase("weight", (x, np.zeros((1, 4, 3)), None), r"\[linear\] weight must be \[N,K\]")
-        yield BadCase("bias", (x, weight, np.zeros(3)), r"\[linear\] bias must be \[4\] .* got shape \(3,\)")

@@ -10,7 +10,7 @@ Dims = Mapping[str, Scalar]
 
 # Operations of the kernels that compute more than they move, as multiply-adds count two. Causal attention skips half.
 _FLOPS: dict[str, Callable[[Dims], float]] = {
-    "matmul": lambda d: 2.0 * d["B"] * d["M"] * d["N"] * d["K"],
+    "matmul": lambda d: 2.0 * d.get("B", 1) * d["M"] * d["N"] * d["K"],
     "matmul_pair": lambda d: 2.0 * (d["M"] * d["N"] * d["K"] + d["M2"] * d["N2"] * d["K2"]),
     "attention_forward": lambda d: 4.0 * _scores(d) * d["D"],
     "attention_backward": lambda d: 10.0 * _scores(d) * d["D"],
@@ -50,7 +50,7 @@ def _scores(d: Dims) -> float:
 
 def operations(spec: Spec, dims: Dims) -> float:
     """Of products and attention; 0 for kernels whose time is that of their bytes."""
-    count = _FLOPS.get(spec.kernel.name)
+    count = _FLOPS.get(spec.kernel.name, _FLOPS.get(spec.kernel.source))
     return count(dims) if count else 0.0
 
 

@@ -18,8 +18,8 @@ def check_reach(kernel: Kernel, dims: dict[str, Any]) -> None:
     """Raises ValueError for a launch that would leave its tensors."""
     if kernel.source == "elementwise":
         _elementwise(kernel, dims)
-    elif kernel.name == "matmul":
-        _product(dims)
+    elif kernel.source == "matmul":
+        _product(kernel.name, dims)
     elif kernel.source in ("attention_forward", "attention_backward"):
         _attention(kernel.name, dims)
     elif kernel.name.startswith("cross_entropy_"):
@@ -52,12 +52,13 @@ def _elementwise(kernel: Kernel, dims: dict[str, Any]) -> None:
             _inside(f"{kernel.name} of {operand.name}", 0, (rows, *inner), operand.strides, dims[f"L{operand.name}"])
 
 
-def _product(d: dict[str, Any]) -> None:
+def _product(name: str, d: dict[str, Any]) -> None:
+    d = {"BA": 1, "BB": 1, "B": 1, "has_bias": int("L" in d)} | d
     left = (d["K"], d["M"]) if d["ta"] else (d["M"], d["K"])
     right = (d["N"], d["K"]) if d["tb"] else (d["K"], d["N"])
     if (d["P"], d["Q"]) != left or (d["R"], d["S"]) != right or not {d["BA"], d["BB"]} <= {1, d["B"]} \
             or max(d["ta"], d["tb"], d["has_bias"]) > 1 or (d["has_bias"] and d["L"] != d["N"]):
-        raise ValueError(f"matmul has matrices of {d['P']}x{d['Q']} and {d['R']}x{d['S']} that do not make "
+        raise ValueError(f"{name} has matrices of {d['P']}x{d['Q']} and {d['R']}x{d['S']} that do not make "
                          f"{d['B']}x{d['M']}x{d['N']}")
 
 
