@@ -1,8 +1,7 @@
 {% include "lib/reduce.wgsl" %}
 // A workgroup walks over rows g, g + S, ...; each invocation keeps its columns' sums for the weight in registers.
-{% set columns = [(C // W + BLOCK - 1) // BLOCK, 1] | max %}
-{% set held = columns <= (8 if subgroups is defined else 2) %}
-const COLUMNS = {{ columns }}u;  // per invocation
+{% import "lib/row.wgsl" as row with context %}
+const COLUMNS = {{ row.columns }}u;  // per invocation
 
 @compute @workgroup_size(BLOCK)
 fn rms_norm_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
@@ -12,7 +11,7 @@ fn rms_norm_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups)
     let n = C / W;
     var dw: array<vecf, COLUMNS>;
     for (var row = g; row < p.N; row += p.S) {
-{% if held %}
+{% if row.held %}
         var es: array<vecf, COLUMNS>;  // short rows are not loaded again
         var xs: array<vecf, COLUMNS>;
 {% endif %}
@@ -29,7 +28,7 @@ fn rms_norm_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups)
                 let w = vecf(weight[c]);
 {% endif %}
                 b += dy{{ " * w" if A }};
-{% if held %}
+{% if row.held %}
                 es[k] = d{{ " * w" if A }};
                 xs[k] = v;
 {% endif %}
@@ -42,7 +41,7 @@ fn rms_norm_backward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups)
         for (var k = 0u; k < COLUMNS; k++) {
             let c = t + k * BLOCK;
             if (c < n) {
-{% if held %}
+{% if row.held %}
                 let e = es[k];
                 let v = xs[k];
 {% else %}

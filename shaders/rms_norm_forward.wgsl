@@ -1,8 +1,7 @@
 {% include "lib/reduce.wgsl" %}
 // One workgroup per row; short rows are not loaded again.
-{% set columns = [(C // W + BLOCK - 1) // BLOCK, 1] | max %}
-{% set held = columns <= (8 if subgroups is defined else 2) %}
-const COLUMNS = {{ columns }}u;  // per invocation
+{% import "lib/row.wgsl" as row with context %}
+const COLUMNS = {{ row.columns }}u;  // per invocation
 
 fn value(i: u32) -> vecf { return vecf(x[i]){{ " + vecf(residual[i])" if R }}; }
 
@@ -13,7 +12,7 @@ fn rms_norm_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) 
     if (row >= p.groups) { return; }
     let n = C / W;
     let base = row * n;
-{% if held %}
+{% if row.held %}
     var held: array<vecf, COLUMNS>;
 {% endif %}
     var q = vecf(0.0);
@@ -21,7 +20,7 @@ fn rms_norm_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) 
         let c = t + k * BLOCK;
         if (c < n) {
             let v = value(base + c);
-{% if held %}
+{% if row.held %}
             held[k] = v;
 {% endif %}
             q += v * v;
@@ -31,7 +30,7 @@ fn rms_norm_forward(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) 
     for (var k = 0u; k < COLUMNS; k++) {
         let c = t + k * BLOCK;
         if (c < n) {
-            let v = {{ "held[k]" if held else "value(base + c)" }};
+            let v = {{ "held[k]" if row.held else "value(base + c)" }};
 {% if R %}
             h[base + c] = vecF(v);
 {% endif %}

@@ -1,11 +1,10 @@
 {# Backward of LayerNorm, as macros: import them `with context`. `dropped`: dx lies in dh's place,
    and its dropout is made too, or without DROP dx in another dtype. #}
-{% set columns = [(C // W + BLOCK - 1) // BLOCK, 1] | max %}
-{% set held = columns <= (8 if subgroups is defined else 2) %}{# short rows are not loaded again #}
+{% import "lib/row.wgsl" as row with context %}
 {% macro shared() %}
 {% include "lib/reduce.wgsl" %}
 // A workgroup walks over rows g, g + S, ...; each invocation keeps its columns' sums for weight and bias in registers.
-const COLUMNS = {{ columns }}u;  // per invocation
+const COLUMNS = {{ row.columns }}u;  // per invocation
 {% if subgroups is defined %}
 fn block_sum2(v: vec2f, t: u32) -> vec2f { return subgroupAdd(v); }
 {% else %}
@@ -33,7 +32,7 @@ fn block_sum2(v: vec2f, t: u32) -> vec2f {
     var dw: array<vecf, COLUMNS>;
     var db: array<vecf, COLUMNS>;
     for (var row = g; row < p.N; row += p.S) {
-{% if held %}
+{% if row.held %}
         var es: array<vecf, COLUMNS>;
         var ys: array<vecf, COLUMNS>;
 {% endif %}
@@ -50,7 +49,7 @@ fn block_sum2(v: vec2f, t: u32) -> vec2f {
                 let e = d{{ " * vecf(weight[c])" if A }};
                 a += e;
                 b += e * y;
-{% if held %}
+{% if row.held %}
                 es[k] = e;
                 ys[k] = y;
 {% endif %}
@@ -66,7 +65,7 @@ fn block_sum2(v: vec2f, t: u32) -> vec2f {
         for (var k = 0u; k < COLUMNS; k++) {
             let c = t + k * BLOCK;
             if (c < n) {
-{% if held %}
+{% if row.held %}
                 let e = es[k];
                 let y = ys[k];
 {% else %}
