@@ -29,7 +29,7 @@ from dualml.backends.nvrtc import (  # noqa: E402
 )
 from dualml.backends.sources import cuda_source  # noqa: E402
 from dualml.kernel import DeviceInfo, Spec  # noqa: E402
-from dualml.programs.costs import PICKED, operations, times, touched  # noqa: E402
+from dualml.programs.costs import operations, times, touched  # noqa: E402
 from dualml.programs.recording import Item, Place  # noqa: E402
 from tests.test_nvrtc import Recorder, compile_unit, nvrtc  # noqa: E402
 
@@ -96,8 +96,6 @@ def bytes_of(item: Item) -> int:
     read, written = list[Place](), list[Place]()
     for arg, place in zip(item.spec.kernel.args, item.places, strict=True):
         size = touched(item.spec, item.dims, arg, place.nbytes)
-        if arg.name == PICKED.get(item.name):
-            size = min(size, item.places[-1].nbytes)
         place = Place(place.number, place.offset, size)
         if arg.access == "read" or times(item.spec, arg) == 2:
             read.append(place)
@@ -129,8 +127,7 @@ def flops_of(item: Item) -> tuple[int, int]:
     if item.name == "embedding_order":
         return 0, 50 * d["N"] * item.groups  # every index is sought in every block
     sizes = [touched(item.spec, item.dims, arg, place.nbytes) // item.spec.dtype(arg).host.itemsize
-             for place, arg in zip(item.places, item.spec.kernel.args, strict=True)
-             if arg.name != PICKED.get(item.name)]
+             for place, arg in zip(item.places, item.spec.kernel.args, strict=True)]
     return 0, _PER_ELEMENT.get(item.name, 2) * max(sizes)
 
 

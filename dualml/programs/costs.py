@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from ..kernel import Arg, Scalar, Spec
@@ -19,24 +20,33 @@ _FLOPS: dict[str, Callable[[Dims], float]] = {
 }
 
 
-# Inputs that a kernel picks from: it reads about as much of them as it gives.
-PICKED = {"embedding_forward": "weight", "embedding_add_forward": "weight", "index_select_forward": "x",
-           "gather_forward": "x", "strided_gather": "x", "token_windows": "tokens"}
-
-
 def _new_keys(d: Dims) -> float:
     return d["B"] * d["T"] * d["KVH"] * d["D"]
 
 
-# Elements that a kernel touches of arguments which it does not touch the whole of.
+def _embedded(d: Dims) -> float:
+    return d["N"] * d["C"]
+
+
+def _selected(d: Dims) -> float:
+    return d["A"] * d["K"] * d["B"]
+
+
+# Elements that a kernel touches of arguments which it does not touch the whole of, such as tables that it picks from.
 _TOUCHED: dict[str, dict[str, Callable[[Dims], float]]] = {
     "cache_append": {"rows": lambda d: 2 * _new_keys(d), "keys": _new_keys, "values": _new_keys},
     "cache_append_int8": {"rows": lambda d: 2 * _new_keys(d), "keys": lambda d: _new_keys(d) / 4,
                           "values": lambda d: _new_keys(d) / 4, "scales": lambda d: 2 * _new_keys(d) / d["D"]},
-    "embedding_accumulate": {"dweight": lambda d: d["N"] * d["C"]},
+    "embedding_accumulate": {"dweight": _embedded},
+    "embedding_add_forward": {"weight": _embedded},
+    "embedding_forward": {"weight": _embedded},
+    "gather_forward": {"x": _selected},
+    "index_select_forward": {"x": _selected},
     "mark_seen": {"seen": lambda d: d["B"] * d["T"]},
-    "scatter_add_forward": {"x": lambda d: d["A"] * d["K"] * d["B"]},
+    "scatter_add_forward": {"x": _selected},
+    "strided_gather": {"x": lambda d: math.prod(d[f"n{i}"] for i in range(6))},
     "strided_write": {"out": lambda d: d["K"] * d["V"]},
+    "token_windows": {"tokens": lambda d: d["B"] * d["T"]},
 }
 _ONLY_WRITE = {"cache_append", "cache_append_int8", "mark_seen", "strided_write"}  # what they update, they do not read
 
@@ -69,11 +79,11 @@ def moved(spec: Spec, dims: Dims, places: Sequence[tuple[Hashable, int]]) -> int
     """Bytes, from a name of each argument's place and its bytes: what is updated in place is read and written, what is
     given twice, such as in place of a bias that there is not, is read once."""
     read: dict[Hashable, int] = {}
-    total, picked, given = 0, PICKED.get(spec.kernel.name), places[-1][1]
+    total = 0
     for arg, (name, nbytes) in zip(spec.kernel.args, places, strict=True):
         size = touched(spec, dims, arg, nbytes)
         if arg.access == "read":
-            read[name] = max(min(size, given) if arg.name == picked else size, read.get(name, 0))
+            read[name] = max(size, read.get(name, 0))
         else:
             total += times(spec, arg) * size
     return total + sum(read.values())
