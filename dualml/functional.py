@@ -113,11 +113,15 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 # ---- layers -------------------------------------------------------------------------------------------------------
 
 
+def _require_floating(op: str, x: Tensor) -> None:
+    if not required(op, x).dtype.is_floating_point:
+        raise DTypeError(f"[{op}] x must be floating, got {x.dtype.name}. Cast it with .float(); tokens go through "
+                         "nn.Embedding first.")
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias. x [..., K], weight [N, K], bias [N] -> [..., N]."""
-    if not required("linear", x).dtype.is_floating_point:
-        raise DTypeError(f"[linear] x must be floating, got {x.dtype.name}. Cast it with .float(); tokens go through "
-                         "nn.Embedding first.")
+    _require_floating("linear", x)
     result: Tensor = apply(layers.Linear, x, weight, bias)
     return result
 
@@ -133,8 +137,9 @@ def linear_gelu_linear(x: Tensor, weight: Tensor, bias: Tensor, weight2: Tensor,
                        approximate: str = "none") -> Tensor:
     """linear(gelu(linear(x, weight, bias)), weight2, bias2), a transformer's MLP, in as few kernels as there are: GELU
     with its bias is one, or part of the products where the backend's can do that. x [..., K], weight [H,K], bias [H],
-    weight2 [N,H], bias2 [N] -> [..., N]. Under no_grad too."""
+    weight2 [N,H], bias2 [N] -> [..., N]."""
     _check_approximate("linear_gelu_linear", approximate)
+    _require_floating("linear_gelu_linear", x)
     way = "gelu_tanh" if approximate == "tanh" else "gelu"
     if way in x._array.backend.joined and weight.shape[0] % 8 == 0:  # else rows of the result begin anywhere
         result: Tensor = apply(layers.LinearGeluLinear, x, weight, bias, weight2, bias2, approximate=approximate)
