@@ -17,7 +17,7 @@ from tests.parity.report import Result, read_all  # noqa: E402
 from tests.parity.rules import SLACK, WGSL_SLACK  # noqa: E402
 
 SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-ORDER = ("cpu", "webgpu", "webgpu as a GPU", "webgpu without subgroups", "cuda_on_cpu", "cuda")
+ORDER = ("cpu", "webgpu", "webgpu as a GPU", "webgpu without subgroups", "cuda_on_cpu", "cuda", "cuda without cuBLAS")
 INTRODUCTION = f"""\
 # Parity
 
@@ -35,6 +35,7 @@ buffers come filled with NaN and nothing may be written behind them; gradients a
 `webgpu as a GPU` and `webgpu without subgroups` are the same driver passed off as other devices, so that the kernels
 which those would run are tested too. `cuda_on_cpu` runs the unchanged `.cu` files through g++ (tests/cuda_on_cpu/).
 """
+WITHOUT_CUBLAS = "cuBLAS makes products on a device; `cuda without cuBLAS` tests our kernels for them, and those alone."
 
 
 def _cell(result: Result | None) -> str:
@@ -68,6 +69,7 @@ def parity(results: list[Result]) -> str:
     lines = [INTRODUCTION, f"{len({r.op for r in ops})} ops and {len({r.op for r in kernels})} kernels that no op "
              f"reaches; {count} cases run; {sum(r.failed for r in results)} failures.", ""]
     lines += [f"- {mode}: {devices[mode]}" for mode in ORDER if mode in devices]
+    lines += ["", WITHOUT_CUBLAS] if "cuda without cuBLAS" in devices else []
     reasons = sorted({r.unsupported.partition("] ")[2].replace("_guarded", "") for r in results if r.unsupported})
     lines += ["", *[f"- no: {reason}" for reason in reasons]] if reasons else []
     lines += ["", "## Ops", "", *_table(ops)]

@@ -13,7 +13,7 @@ from dualml.dtypes import BY_SHORT, DType, as_dtype
 from dualml.errors import DTypeError
 from dualml.kernel import KERNELS, Kernel
 from dualml.ops.base import Op
-from tests.parity.modes import BACKENDS, MISSING, REQUIRED, TESTED, GuardedWebGpu, Mode
+from tests.parity.modes import BACKENDS, MISSING, REQUIRED, TESTED, GuardedWebGpu, Mode, is_product
 from tests.parity.outcomes import (
     TESTED_OPS as OPS,
     Outcome,
@@ -34,7 +34,8 @@ CHECKED_DIRECTLY = sorted(kernel_cases())
 def _each(names: Iterable[str], modes: tuple[Mode, ...] = TESTED, dtypes_too: bool = True) -> pytest.MarkDecorator:
     """A test per name, mode and dtype; those of one name stay in one worker, which keeps its references."""
     found = [pytest.param(name, mode, dtype, id=f"{name}-{mode.name}-{dtype}", marks=pytest.mark.xdist_group(name))
-             for name in names for mode in modes for dtype in (mode.dtypes if dtypes_too else mode.dtypes[:1])]
+             for name in names for mode in modes if mode.runs(name)
+             for dtype in (mode.dtypes if dtypes_too else mode.dtypes[:1])]
     return pytest.mark.parametrize(("name", "mode", "dtype"), found)
 
 
@@ -234,12 +235,14 @@ def test_every_op_has_cases() -> None:
 
 
 def test_every_kernel_is_launched() -> None:
-    """Each declared kernel is reached by a case, so that it is tested on every backend."""
-    seen: set[str] = set()
+    """Each declared kernel is reached by a case, so that it is tested on every backend; and what makes products is
+    known by name, so that it is tested without cuBLAS."""
+    seen: dict[str, set[str]] = {}
+    names: list[str] = []
 
     class Recorder:
         def before(self, launch: runtime.Launch) -> None:
-            seen.add(launch.spec.kernel.name)
+            seen.setdefault(names[-1], set()).add(launch.spec.kernel.name)
 
         def after(self, launch: runtime.Launch) -> None: ...
 
@@ -247,11 +250,15 @@ def test_every_kernel_is_launched() -> None:
     runtime.hooks.append(recorder)
     try:
         for name in OPS:
+            names.append(name)
             for case in cases_of(name):
                 run_op(OPS[name], case, dtypes.float32, cpu)
-        for cases in kernel_cases().values():
-            for case in cases:
+        for name, all_cases in kernel_cases().items():
+            names.append(name)
+            for case in all_cases:
                 run_kernel(case, dtypes.float32, cpu)
     finally:
         runtime.hooks.remove(recorder)
-    assert not KERNELS.keys() - seen, f"no case launches {sorted(KERNELS.keys() - seen)}"
+    missed = KERNELS.keys() - set().union(*seen.values())
+    assert not missed, f"no case launches {sorted(missed)}"
+    assert [n for n in names if is_product(n)] == [n for n in names if any(map(is_product, seen.get(n, ())))]

@@ -1,7 +1,8 @@
 """On what the tests run. A mode is a backend, or a backend made to choose as another device would.
 
 A software Vulkan driver picks other block sizes and variants than a GPU does. So that the kernels a GPU would run are
-tested without one, `webgpu_gpu` passes the driver off as a GPU, and `webgpu_plain` as one without subgroups.
+tested without one, `webgpu_gpu` passes the driver off as a GPU, and `webgpu_plain` as one without subgroups. On CUDA,
+cuBLAS makes the products; so that our kernels for them are tested on a device too, `cuda_own` is CUDA without it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import numpy as np
 
 from dualml import runtime
 from dualml.backends.base import Buffer
+from dualml.backends.cuda import CudaBackend
 from dualml.backends.webgpu import WebGpuBackend
 from dualml.errors import BackendError
+from dualml.kernel import KERNELS
 from tests import cuda_on_cpu  # noqa: F401  (registers the backend)
 
 GUARD = 256  # bytes behind each buffer
@@ -82,18 +85,38 @@ class Guarded(GuardedWebGpu):
     name = "webgpu_guarded"
 
 
-for _name, _kind in (("webgpu_guarded", "Guarded"), ("webgpu_gpu", "AsGpu"), ("webgpu_plain", "Plain")):
+class OwnProducts(CudaBackend):
+    """Our kernels make the products, which cuBLAS makes elsewhere."""
+
+    name = "cuda_own"
+    vendor = False
+
+
+for _name, _kind in (("webgpu_guarded", "Guarded"), ("webgpu_gpu", "AsGpu"), ("webgpu_plain", "Plain"),
+                     ("cuda_own", "OwnProducts")):
     runtime.register_backend(_name, __name__, _kind)
 
 
 @dataclass(frozen=True)
 class Mode:
-    """`backend` runs it, `of` is the backend whose name users know; `dtypes` are tested where the device has them."""
+    """`backend` runs it, `of` is the backend whose name users know; `dtypes` are tested where the device has them.
+    `products`: it runs those alone, as all else is what another mode runs."""
 
     name: str
     backend: str
     of: str
     dtypes: tuple[str, ...] = ("float32",)
+    products: bool = False
+
+    def runs(self, name: str) -> bool:
+        """Whether an op or a kernel of that name is tested in it."""
+        return not self.products or is_product(name)
+
+
+def is_product(name: str) -> bool:
+    """Whether an op or a kernel makes matrix products: by its name, or that of the kernel's source."""
+    source = KERNELS[name].source if name in KERNELS else name
+    return any(word.startswith(("matmul", "linear")) for word in (name, source))
 
 
 MODES = (
@@ -103,6 +126,7 @@ MODES = (
     Mode("webgpu without subgroups", "webgpu_plain", "webgpu"),
     Mode("cuda_on_cpu", "cuda_on_cpu", "cuda_on_cpu", ("float32", "float16", "bfloat16")),
     Mode("cuda", "cuda", "cuda", ("float32", "float16", "bfloat16")),
+    Mode("cuda without cuBLAS", "cuda_own", "cuda", ("float32", "float16", "bfloat16"), products=True),
 )
 BACKENDS = ("cpu", "webgpu", "cuda_on_cpu", "cuda")
 REQUIRED = tuple(n.strip() for n in os.environ.get("DUALML_REQUIRE", "").split(",") if n.strip())

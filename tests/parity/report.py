@@ -29,7 +29,9 @@ class Result:
     def write(self) -> None:
         FOLDER.mkdir(parents=True, exist_ok=True)
         name = f"{self.op}.{self.mode.replace(' ', '_')}.{self.dtype}.json"
-        (FOLDER / name).write_text(json.dumps(asdict(self), sort_keys=True) + "\n")
+        partial = FOLDER / f"{name}.part"  # a run that is stopped leaves no half of a result
+        partial.write_text(json.dumps(asdict(self), sort_keys=True) + "\n")
+        partial.replace(FOLDER / name)
 
 
 def read_all() -> list[Result]:
