@@ -127,7 +127,7 @@ class Tensor:
         shared = array.backend.view(array.buffer, array.offset * stored.itemsize, stored, array.size)
         return shared.reshape(self.shape).__dlpack__(**kwargs)
 
-    def __dlpack_device__(self) -> tuple[Int, int]: return (2, 0) if self.backend == "cuda" else (1, 0)
+    def __dlpack_device__(self) -> tuple[Int, Int]: return self._array.backend.dlpack_device
 
     def __repr__(self) -> str: return methods.text(self)
     def __format__(self, spec: str) -> str: return format(self.item(), spec) if spec else str(self)

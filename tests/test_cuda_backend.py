@@ -16,13 +16,14 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from dualml import dtypes
+from dualml import dtypes, runtime
 from dualml.array import from_numpy, run
 from dualml.backends import cuda, nvrtc
 from dualml.backends.base import Binding, Frozen
 from dualml.dtypes import as_dtype
 from dualml.errors import BackendError, DeviceLostError, KernelError, OutOfMemoryError
 from dualml.ops.matmul import gemm
+from dualml.tensor import Tensor
 from tests.cupy_stand_in import CudaError, Device, at, probe, put_in_place
 
 
@@ -43,6 +44,11 @@ def test_device_and_memory(device: Device) -> None:
     assert backend.memory() == {"in_use": 192, "peak": 192, "pool": 9}
     del a, b
     assert backend.memory()["in_use"] == 0
+
+
+def test_dlpack_names_the_device_that_the_memory_is_on(device: Device) -> None:
+    arrays = [from_numpy(np.zeros(2, np.float32), backend=b) for b in (cuda.CudaBackend(), runtime.get("cpu"))]
+    assert [Tensor(a).__dlpack_device__() for a in arrays] == [(2, 3), (1, 0)]
 
 
 def test_writes_under_way_hold_a_bounded_amount_of_memory(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,7 @@ class Backend(ABC):
     alignment: int = 256   # of a view's offset into a buffer
     streams: int = 1       # that a captured step is spread over; 1 where all launches run in order
     packs: bool = True     # whether a program's temporaries share buffers; not where results bring their own memory
+    dlpack_device: tuple[int, int] = (1, 0)  # DLPack's kind of device (1: the host, 2: CUDA), and which of them
 
     @property
     def joined(self) -> frozenset[str]:

@@ -51,6 +51,7 @@ class CudaBackend(Backend):
         self.runtime, self.driver = cupy.cuda.runtime, cupy.cuda.driver
         try:
             self._ordinal = self.runtime.getDevice()
+            self.dlpack_device = (2, self._ordinal)
             properties = self.runtime.getDeviceProperties(self._ordinal)
             self.stream = cupy.cuda.Stream(non_blocking=True)
             self.lanes = [self.stream]  # and others, that captured steps are recorded on
