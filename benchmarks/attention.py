@@ -4,10 +4,13 @@
 
 The sizes are those of the published figures (FlashAttention-2 and 3): 16,384 tokens in all, 2,048 columns, heads of 64
 and 128; forward 4 T T D multiply-adds' operations a head, half of them where causal, backward 2.5 times as many. What
-runs is the kernel that would be chosen, the same source with other tiles, and the plain kernel. PyTorch comes with each
-of its own implementations that takes the sizes. A row tells the median of the rounds, of device time on both sides
-(device_clock.py); the error is the largest difference from the plain kernel's result in float32, over its largest
-element, at the shortest length. Targets are those of targets.py.
+runs is the kernel that would be chosen, beside PyTorch's own implementations that take the sizes; then, beside the same
+source with other tiles, and the plain kernel: last, as one that the device does not survive ends the run. A row tells
+the median of the rounds, of device time on both sides (device_clock.py). Targets are those of targets.py.
+
+Each form of ours is checked before it is timed, as in tests/test_mma.py: of root mean squares, its error may be twice
+the plain kernel's in the same precision; `error` is what it has of that. Right is the plain kernel in float32. A wrong
+form is told in its row, counts for no target, and makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from device_clock import Contestant, Form, HostClock, OurClock, TorchClock, compare  # noqa: E402
+from device_clock import Contestant, Form, HostClock, OurClock, Sample, TorchClock, compare  # noqa: E402
 from gpu_kernels import where_torch_is  # noqa: E402
 from targets import ATTENTION, table  # noqa: E402
 
@@ -81,15 +85,51 @@ class Ours:
         return found
 
 
-def ours(data: Ours, way: str, size: int, clock: HostClock, tiles: bool) -> Iterator[Contestant]:
-    """The chosen kernel and its rivals in this package; the plain one where that is not too slow."""
+def rms(x: np.ndarray) -> np.ndarray:
+    """The root mean square of each of the parts [sequences, tokens, parts, heads, size]."""
+    found: np.ndarray = np.sqrt(np.mean(np.square(x, dtype=np.float64), axis=(0, 1, 3, 4)))
+    return found
+
+
+class Right:
+    """What forward and backward must give, and by how much a form may miss it: of the first and the last head of the
+    first and the last sequence, as heads do not know of one another and the plain kernel would take long for all."""
+
+    def __init__(self, backend: Backend, qkv: np.ndarray, dout: np.ndarray, size: int, causal: bool) -> None:
+        self.shape = (*qkv.shape[:2], -1, qkv.shape[2] // (3 * size), size)
+        few = [self.some(x) for x in (qkv, dout)]
+        few = [x.reshape(*x.shape[:2], -1) for x in few]
+        with Form(attention_forward, attention_backward, variants=[]):
+            made = [Ours(backend, *(x.astype(kind) for x in few), size, causal) for kind in (np.float32, qkv.dtype)]
+            found = {"forward": [m.out for m in made], "backward": [m.backward() for m in made]}
+        shape = (*few[1].shape[:2], -1, few[1].shape[2] // size, size)
+        exact, plain = ({way: x[i].numpy().astype(np.float32).reshape(shape) for way, x in found.items()}
+                        for i in range(2))
+        self.exact, self.allowed = exact, {way: 2 * rms(plain[way] - exact[way]) for way in exact}
+
+    def some(self, x: np.ndarray) -> np.ndarray:
+        batch, _, _, heads, _ = self.shape
+        return x.reshape(self.shape)[::max(1, batch - 1), :, :, ::max(1, heads - 1)]
+
+    def error(self, way: str, made: Array) -> float:
+        """Over what is allowed, of the part where that is most."""
+        missed = rms(self.some(made.numpy()).astype(np.float32) - self.exact[way])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(np.where(missed == 0, 0, missed / self.allowed[way]).max())
+
+
+def ours(data: Ours, right: Right, way: str, size: int, clock: HostClock, tiles: bool) -> Iterator[Contestant]:
+    """The chosen kernel and, where asked for, its rivals in this package; the plain one where that is not too slow."""
     work, kernel = getattr(data, way), KERNELS[way]
-    yield Contestant("dualml", clock, work)
+
+    def check() -> float:
+        return right.error(way, work()[0] if way == "forward" else work())
+    yield Contestant("dualml", clock, work, check=check)
     for rows, cols, block in TILES[way, size] if tiles else ():
         yield Contestant(f"{rows}x{cols} by {block}", clock, work,
-                         Form(kernel, variants=[tiled(kernel, rows, cols, block)]))
+                         Form(kernel, variants=[tiled(kernel, rows, cols, block)]), check=check)
     if tiles and data.scalars["TQ"] <= 2048:
-        yield Contestant("plain", clock, work, Form(kernel, variants=[]))
+        yield Contestant("plain", clock, work, Form(kernel, variants=[]), check=check)
 
 
 def torchs(qkv: np.ndarray, dout: np.ndarray, way: str, size: int, causal: bool, clock: HostClock, where: str,
@@ -117,19 +157,6 @@ def torchs(qkv: np.ndarray, dout: np.ndarray, way: str, size: int, causal: bool,
         yield Contestant(f"torch {name.lower().replace('_', ' ')}", clock, forward if way == "forward" else backward)
 
 
-def error_of(data: Ours, way: str) -> float:
-    """The largest difference from the plain kernel in float32, over its largest element."""
-    wide = [from_numpy(x.numpy().astype(np.float32), backend=data.backend) for x in (data.q, data.dout)]
-    out, lse = run(attention_forward, wide[0], wide[0], wide[0], **data.scalars)
-    right, got = out, data.out
-    if way == "backward":
-        delta = run(attention_backward_delta, out, wide[1])
-        right = run(attention_backward, wide[0], wide[0], wide[0], wide[1], lse, delta, **data.scalars, **data.places)
-        got = data.backward()
-    exact = right.numpy()
-    return float(np.abs(got.numpy().astype(np.float32) - exact).max() / np.abs(exact).max())
-
-
 class Bench:
     """One run's clocks and what it found."""
 
@@ -140,41 +167,45 @@ class Bench:
         self.torch_clock = TorchClock(options.torch, **size) if options.torch != "none" else None
         self.rows: list[dict[str, Any]] = []
         self.targets: list[dict[str, Any]] = []
+        self.failed: list[str] = []
 
-    def measure(self, tokens: int, size: int, causal: bool) -> None:
-        """Rows of one size: forward and backward."""
+    def measure(self, tokens: int, size: int, causal: bool, tiles: bool) -> None:
+        """Rows of one size, forward and backward: beside PyTorch's, or beside other tiles."""
         options = self.options
         batch, heads, rng = max(1, options.tokens // tokens), options.width // size, np.random.default_rng(0)
         host = as_dtype(options.dtype).host
         block = rng.standard_normal((1, min(tokens, 1024), 4, heads * size), np.float32).astype(host)
         many = np.tile(block, (batch, -(-tokens // block.shape[1]), 1, 1))[:, :tokens]
         qkv, dout = many[:, :, :3].reshape(batch, tokens, -1), np.ascontiguousarray(many[:, :, 3])
-        data = Ours(self.backend, qkv, dout, size, causal)
+        data, right = (kind(self.backend, qkv, dout, size, causal) for kind in (Ours, Right))
         for way, factor in (("forward", 4), ("backward", 10)):
             operations = factor * batch * heads * tokens * tokens * size / (2 if causal else 1)
-            team = list(ours(data, way, size, self.clock, options.tiles))
-            if self.torch_clock:
+            team = list(ours(data, right, way, size, self.clock, tiles))
+            if self.torch_clock and not tiles:
                 team += torchs(qkv, dout, way, size, causal, self.torch_clock, options.torch, options.dtype)
             found = compare(team, options.rounds, options.seconds, options.count)
-            error = error_of(data, way) if tokens == min(options.lengths) else None
-            self.add({"way": way, "head": size, "tokens": tokens, "causal": causal},
-                     {name: sample.seconds for name, sample in found.items()}, operations, error)
-        self.save()
+            self.add({"way": way, "head": size, "tokens": tokens, "causal": causal}, found, operations, tiles)
+            self.save()
 
-    def add(self, what: dict[str, Any], found: dict[str, float], operations: float, error: float | None) -> None:
-        theirs = {n: s for n, s in found.items() if n.startswith("torch")}
+    def add(self, what: dict[str, Any], found: dict[str, Sample], operations: float, tiles: bool) -> None:
+        theirs = {n: s.seconds for n, s in found.items() if n.startswith("torch")}
         best = min(theirs, key=lambda n: theirs[n], default="")
         target = ATTENTION.get(tuple(what[k] for k in ("way", "head", "causal", "tokens")))
-        rates = {n: operations / s / 1e12 for n, s in found.items()}
-        for name, seconds in found.items():
-            row = what | {"name": name, "ms": seconds * 1e3, "TFLOP/s": rates[name],
-                          "to best torch": theirs[best] / seconds if best else None,
+        rates = {n: operations / s.seconds / 1e12 for n, s in found.items()}
+        for name, sample in found.items():
+            row = what | {"name": name, "ms": sample.seconds * 1e3, "TFLOP/s": rates[name],
+                          "to best torch": theirs[best] / sample.seconds if best else None,
                           "target": f"{target.goal:g}, then {target.later:g}" if target else None,
-                          "error": error if name == "dualml" else None}
+                          "error": sample.error, "check": sample.check}
             self.rows.append(row)
             print("  ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()), flush=True)
-        if target:
-            self.targets.append(target.verdict(rates.get("dualml"), rates.get(best), best))
+            if sample.wrong:
+                self.failed.append(f"{name} {what}: {sample.wrong}")
+        if "dualml" not in found:
+            self.failed.append(f"dualml {what}: no figure")
+        if target and not tiles:
+            wrong = found["dualml"].wrong if "dualml" in found else ""
+            self.targets.append(target.verdict(rates.get("dualml"), rates.get(best), best, wrong))
 
     def save(self) -> None:
         path = self.options.json
@@ -196,7 +227,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16384, help="tokens of all sequences")
     parser.add_argument("--width", type=int, default=2048, help="heads times their size")
     parser.add_argument("--heads", type=int, nargs="+", default=[64, 128], choices=(64, 128), help="sizes of a head")
-    parser.add_argument("--no-tiles", dest="tiles", action="store_false", help="the chosen kernel and PyTorch's only")
+    parser.add_argument("--no-tiles", dest="tiles", action="store_false", help="no other tiles, nor the plain kernel")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.02, help="of runs in a round, about")
     parser.add_argument("--count", type=int, default=20, help="runs in a round, at most")
@@ -208,11 +239,12 @@ def main() -> None:
         print("PyTorch with CUDA is not here: dualml alone")
     bench = Bench(options)
     print(f"{bench.backend.name} on {bench.backend.device.name}, {options.dtype}")
-    for size in options.heads:
-        for causal in (True, False):
-            for tokens in options.lengths:
-                bench.measure(tokens, size, causal)
+    for tiles, size, causal in product((False, True)[:1 + options.tiles], options.heads, (True, False)):
+        for tokens in options.lengths:
+            bench.measure(tokens, size, causal, tiles)
     print("\n".join(["", *table(bench.targets)]))
+    if bench.failed:
+        raise SystemExit("\n".join(bench.failed))
 
 
 if __name__ == "__main__":

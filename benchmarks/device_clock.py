@@ -129,17 +129,29 @@ class Form(AbstractContextManager[None]):
 
 @dataclass(frozen=True)
 class Sample:
-    """Of one call: seconds on the device, seconds in which the host asked for it; whether the first are only that."""
+    """Of one call: seconds on the device, seconds in which the host asked for it; whether the first are only that. The
+    error of what it made over what is allowed, where somebody looked."""
 
     seconds: float
     host: float
     covered: bool
+    error: float | None = None
+
+    @property
+    def wrong(self) -> str:
+        """What to say of a wrong result; a NaN is one too."""
+        right = self.error is None or self.error <= 1
+        return "" if right else f"WRONG, error {self.error:.3g} times what is allowed"
+
+    @property
+    def check(self) -> str | None:
+        return None if self.error is None else self.wrong or "right"
 
 
 @dataclass
 class Contestant:
     """Something to be timed. `form` is entered around it. `warmups`: calls before, such that each set of buffers had
-    its turn and memory for its results is there."""
+    its turn and memory for its results is there. `check` tells the error in this form over what is allowed."""
 
     name: str
     clock: HostClock
@@ -148,10 +160,14 @@ class Contestant:
     warmups: int = 2
     covers: int = 1
     samples: list[Sample] = field(default_factory=list)
+    check: Callable[[], float] | None = None
+    error: float | None = None
 
     def warm(self) -> None:
-        """Compiles, and fills caches."""
+        """Compiles, looks at what comes out, and fills caches."""
         with self.form:
+            if self.check is not None:
+                self.error = self.check()
             for _ in range(self.warmups):
                 self.work()
         self.clock.wait()
@@ -207,4 +223,5 @@ def compare(contestants: Iterable[Contestant], rounds: int, seconds: float, most
             one.samples.append(one.sample(count))
     return {one.name: Sample(statistics.median(s.seconds for s in one.samples),
                              statistics.median(s.host for s in one.samples),
-                             all(s.covered for s in one.samples) or not one.clock.device_time) for one in team}
+                             all(s.covered for s in one.samples) or not one.clock.device_time, one.error)
+            for one in team}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import subprocess
@@ -32,9 +33,15 @@ class Step:
         return Path(self.command[self.command.index("--json") + 1]) if "--json" in self.command else None
 
     def read(self) -> None:
-        """What a benchmark has written so far, even one that was stopped."""
+        """What a benchmark has written so far, even one that was stopped, perhaps while it wrote."""
         if self.file is not None and self.file.exists():
-            self.numbers = json.loads(self.file.read_text(encoding="utf-8"))
+            with contextlib.suppress(ValueError):
+                self.numbers = json.loads(self.file.read_text(encoding="utf-8"))
+
+    def wrong(self) -> list[str]:
+        """The rows whose result is wrong."""
+        return [f"- {self.name}: {', '.join(str(v) for v in row.values() if isinstance(v, (str, int)))}"
+                for row in self.numbers.get("rows", ()) if str(row.get("check")).startswith("WRONG")]
 
 
 def about() -> list[str]:
@@ -57,10 +64,10 @@ def about() -> list[str]:
 def parity_rows() -> list[str]:
     """The worst results of the parity suite on the GPUs."""
     from tests.parity.report import read_all
-    rows = sorted((r for r in read_all() if r.mode in ("cuda", "webgpu")), key=lambda r: -r.worst)
-    counted = {m: [r for r in rows if r.mode == m] for m in ("cuda", "webgpu")}
+    rows = sorted((r for r in read_all() if r.mode not in ("cpu", "cuda_on_cpu")), key=lambda r: -r.worst)
+    counted = {m: [r for r in rows if r.mode == m] for m in sorted({r.mode for r in rows})}
     lines = [f"- {mode}: {len(found)} results, {sum(r.cases for r in found)} cases, {sum(r.failed for r in found)} "
-             f"failures, {sum(bool(r.unsupported) for r in found)} refused" for mode, found in counted.items() if found]
+             f"failures, {sum(bool(r.unsupported) for r in found)} refused" for mode, found in counted.items()]
     lines += ["", "| op | mode | dtype | worst error / allowed | |", "| --- | --- | --- | ---: | --- |"]
     return lines + [f"| {r.op} | {r.mode} | {r.dtype} | {r.worst:.3g} | {'FAILS' if r.failed else ''} |"
                     for r in rows if r.failed or r in rows[:12]]
@@ -87,6 +94,8 @@ def report(usable: dict[str, str], missing: dict[str, str], steps: list[Step], p
              "| step | status | seconds | last line |", "| --- | --- | ---: | --- |",
              *[f"| {s.name} | {s.status} | {s.seconds:.0f} | {s.summary.replace('|', '/')[:160]} |" for s in steps]]
     verdicts = [row for s in steps for row in s.numbers.get("targets", ())]
+    wrong = [line for s in steps for line in s.wrong()]
+    lines += ["", "## Wrong results, which count for no target", "", *wrong] if wrong else []
     lines += ["", "## Targets", "", *(table(verdicts) or ["None measured."])]
     lines += ["", "## Parity", "", *parity_rows()] if parity else []
     return "\n".join([*lines, "", "## Benchmarks", *[line for s in steps for line in numbers_table(s)]]) + "\n"

@@ -20,10 +20,14 @@ class Target:
     goal: float
     later: float | None = None
 
-    def verdict(self, ours: float | None, torch: float | None = None, rival: str = "") -> dict[str, Any]:
-        """A row of the table of targets. `torch` is the figure of the `rival` in the same run."""
+    def verdict(self, ours: float | None, torch: float | None = None, rival: str = "",
+                wrong: str = "") -> dict[str, Any]:
+        """A row of the table of targets. `torch` is the figure of the `rival` in the same run; what is `wrong` with the
+        result of ours stands in the place of whether its speed is enough."""
         reached = "not measured"
-        if ours is not None:
+        if wrong:
+            reached = wrong
+        elif ours is not None:
             met = [ours <= goal if self.unit == "ms" else ours >= goal
                    for goal in (self.goal, self.later) if goal is not None]
             reached = "yes, both" if len(met) == 2 and all(met) else "yes" if met[0] else "no"

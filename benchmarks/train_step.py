@@ -288,7 +288,9 @@ def main() -> None:
     def save() -> None:
         if options.json:
             found = {"host": host, "results": results} | ({"targets": targets} if targets else {})
-            options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            partial = options.json.with_suffix(".part")  # a run that is stopped leaves the figures of the round before
+            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            partial.replace(options.json)
 
     for config, precision in plays:
         sizes = dict(CONFIGS[config]) | ({"batch": options.batch} if options.batch else {})
@@ -300,10 +302,10 @@ def main() -> None:
             results[name] = found
             save()
         keep(measure(config, sizes, options, keep))
-        show(config, sizes, results[name], options.warm)
         if precision:
             targets += verdicts(precision, results[name])
         save()
+        show(config, sizes, results[name], options.warm)
     if targets:
         print("\n".join(targets_table(targets)))
 
