@@ -122,13 +122,13 @@ def tests(backend: str, options: argparse.Namespace) -> Step:
 
 
 def by_cublaslt(options: argparse.Namespace) -> list[Step]:
-    """Products again, and a captured step, where cuBLASLt adds the bias. What this finds is no part of the report's
+    """Products again, and a captured step, where cuBLASLt does more with them. What this finds is no part of the report's
     parity, which is that of what runs by default."""
     step = script("captured", "captured cublaslt", 120, options, "--backend", "cuda", "--config", "small")
     apart = f"PARITY_FOLDER={ROOT / 'out' / 'parity_cublaslt'}"
     return [Step("tests cublaslt", ["env", "DUALML_CUBLASLT=1", apart, *PYTEST, PARITY, "-k",
                                     "cuda and not cuda_on_cpu and not without and (linear or matmul)",
-                                    *options.pytest.split()], 120),
+                                    *options.pytest.split()], 180),
             Step(step.name, ["env", "DUALML_CUBLASLT=1", *step.command], step.limit)]
 
 
@@ -147,7 +147,7 @@ def speed_of_cuda(options: argparse.Namespace) -> list[Step]:
     """The step beside torch.compile, kernels, attention: the targets."""
     fast = options.fast
     step = ["--config", "12m-gpu", "--warm", "--seconds", "1", "--patience", "300"]
-    less = ["--torch-modes", "none,reduce-overhead", "--backends", "cuda,cuda+capture,cuda+capture+lt",
+    less = ["--torch-modes", "none,reduce-overhead", "--backends", "cuda,cuda+capture,cuda+capture+lt,cuda+capture+own",
             "--rounds", "3"] if fast else []
     steps = [script("train_step", "step cuda bfloat16", 540, options, *step, *less, "--precision", "bfloat16"),
              script("gpu_kernels", "kernels cuda", 540, options, "--fast" if fast else "--variants"),
