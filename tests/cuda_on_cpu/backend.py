@@ -110,6 +110,11 @@ class CudaOnCpuBackend(Backend):
     def memory(self) -> dict[str, int]:
         return {"in_use": self.in_use, "peak": self.peak, "pool": 0}
 
+    def counted(self) -> np.ndarray:
+        """So far: products on tensor cores (mma.sync of a warp), and bytes of asynchronous copies."""
+        counters = (f"cuda_cpu_{name}" for name in ("products", "copied"))
+        return np.array([ctypes.c_ulonglong.in_dll(self._lib, name).value for name in counters])
+
     def build(self, spec: Spec) -> Program:
         source = inline_headers(cuda_source(spec, self.device))
         library, unit = compiler.load_kernel(spec, source, self.sanitizer)

@@ -12,6 +12,10 @@
 #include "tensor_cores.h"
 #include "fibers.h"
 
+extern "C" {
+unsigned long long cuda_cpu_products, cuda_cpu_copied;  // so far: mma.sync of a warp, and bytes of cp.async
+}
+
 namespace cuda_cpu {
 Seat* me;
 uint3 block_index, block_size, grid_size;
@@ -140,6 +144,7 @@ void do_ballot(Warp& w, unsigned lanes) {
 // Lane l holds rows l/4 and l/4+8 of a and d, columns 2(l%4).. of a, and column l/4 of b (PTX ISA, mma.m16n8k16).
 void do_product(Warp& w, unsigned lanes) {
     if (lanes != ALL) return fail("mma.sync in a warp with absent lanes");
+    cuda_cpu_products++;
     float a[16][16], b[16][8];
     for (unsigned l = 0; l < 32; l++) {
         const Product& p = part<Product>(w, l);
@@ -337,6 +342,7 @@ void matrix_addresses(const void* row, bool transposed, unsigned matrices, const
     meet(ALL, do_rows, &r, file, line);
 }
 void queue_copy(const Copy& copy) {
+    cuda_cpu_copied += copy.bytes;
     self().copies.push_back(copy);
     self().copies.back().group = self().group;
 }
