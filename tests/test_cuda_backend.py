@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import sys
 import threading
 import weakref
@@ -143,6 +144,30 @@ def test_rounding_is_part_of_what_a_kernel_is_kept_by(device: Device, tmp_path: 
         run(probe(), from_numpy(x, backend=cuda.CudaBackend()), scale=1.0)
         assert device.options[-1] == option
     assert device.compiled == len(kept(tmp_path)) == 2
+
+
+def test_all_that_decides_an_image_decides_what_it_is_kept_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Device, compiler, options and source, whichever of them change: an image is never taken for another."""
+    monkeypatch.setenv("DUALML_CACHE", str(tmp_path))
+    made: list[bytes] = []
+
+    def compiled(arch: int, version: tuple[int, int], headers: str, kernel: str, source: str) -> tuple[bytes, bytes]:
+        def make(program: str, options: tuple[str, ...]) -> None:
+            made.append(f"{version} {options} {program}".encode())
+
+        library = SimpleNamespace(NVRTCError=CudaError, getVersion=lambda: version, getSupportedArchs=lambda: (80, 90),
+                                  createProgram=lambda source, *_: source, compileProgram=make,
+                                  getCUBIN=lambda program: made[-1], destroyProgram=lambda program: None)
+        compiler = nvrtc.Compiler(library, [Path(headers)], arch)
+        spec: Any = SimpleNamespace(kernel=SimpleNamespace(name="one", source=kernel), stem=kernel)
+        return compiler.compile(spec, source), f"{version} {compiler.options_of(spec)} {source}".encode()
+
+    settings = [(80, 90), ((12, 9), (13, 0), (13, 9)), ("/cuda/12", "/cuda/13"), ("matmul", "softmax"), ("x", "y")]
+    for _ in range(2):
+        for choice in itertools.product(*settings):
+            image, right = compiled(*choice)
+            assert image == right
+    assert len(made) == len(set(made)) == math.prod(map(len, settings))
 
 
 # ---- threads --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import dualml as dm
-from dualml import optim, runtime
+from dualml import amp, optim, runtime
 from dualml.array import Array, from_numpy, run
 from dualml.backends import cuda
 from dualml.backends.cuda_graph import turns
@@ -23,7 +23,7 @@ from dualml.models import GPT, GPTConfig
 from dualml.ops.matmul import gemm
 from dualml.programs.program import Program
 from dualml.programs.recording import Recording
-from tests.cupy_stand_in import CudaError, Device, Stream, WithReferences, probe, put_in_place
+from tests.cupy_stand_in import CudaError, Device, Event, Graph, Stream, WithReferences, probe, put_in_place
 from tests.orders import unordered, uses
 
 X = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
@@ -270,6 +270,62 @@ def test_the_stand_in_refuses_what_cuda_refuses(device: Device, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(device.cuda.Event, "record", lambda self, stream: None)
         fails("CaptureUnsupported|CaptureIsolation")
+
+
+# ---- a whole model ---------------------------------------------------------------------------------------------------
+
+def told(device: Device, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the device is told from now on, but for what is recorded: a copy says first where it goes."""
+    found: list[str] = []
+
+    def noting(owner: Any, name: str, what: Callable[..., str]) -> None:
+        original = getattr(owner, name)
+
+        def noted(*given: Any) -> Any:
+            found.extend([what(*given)] if what(*given) else [])
+            return original(*given)
+        monkeypatch.setattr(owner, name, noted)
+    noting(Stream, "do", lambda stream, work: "" if stream.capture else "work")
+    noting(Graph, "launch", lambda *_: "graph")
+    noting(device.cuda.runtime, "memcpyAsync", lambda *given: ("", "to device", "to host", "on device")[given[3]])
+    for kind in (Stream, Event):
+        noting(kind, "synchronize", lambda *_: "wait")
+    return found
+
+
+def test_the_12m_model_trains_by_one_graph(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, with dropout, clipping and AdamW. A replay hands over where random numbers go on, tokens, targets
+    and AdamW's numbers, launches the graph and copies the loss; nothing else is told, allocated or waited for. The
+    stand-in computes products alone, so that losses mean nothing here: smaller models above are for those."""
+    backend, rng = cuda.CudaBackend(), np.random.default_rng(0)
+    monkeypatch.setitem(runtime._open, backend.name, backend)
+    with dm.use_backend(backend.name):
+        dm.manual_seed(0)  # random numbers of backends of other tests go their own way
+        model = GPT.from_preset("gpt-12m", 4096)
+        optimizer = optim.AdamW(model.parameters())
+
+        @dm.capture
+        def step(tokens: dm.Tensor, targets: dm.Tensor) -> dm.Tensor:
+            with amp.autocast("bfloat16"):
+                loss: dm.Tensor = model(tokens, targets)[1]
+            optimizer.zero_grad()
+            loss.backward()
+            optim.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            return loss
+        found = told(device, monkeypatch)
+        for replays in (0, 0, 1, 2):  # two calls are recorded
+            launched, memory = len(device.launched), len(device.memory)
+            found.clear()
+            step(*rng.integers(0, 4096, (2, 2, 64)).astype(np.int32))
+            assert sum(len(graph.runs) for graph in device.graphs) == replays
+    program, (graph,) = step.programs[0], device.graphs
+    assert sum(np.prod(p.shape) for p in model.parameters()) == 12_322_816
+    assert found == ["to device", "work"] * 4 + ["graph", "on device", "work"]
+    assert [len(m.bytes) for m in device.memory[memory:]] == [4]  # for the loss
+    assert len(graph.work) >= program.launches > 200
+    assert sorted(name for name, *_ in device.launched[launched:]) == sorted(
+        item.name for item in program.items if item.spec and item.name != "matmul")
 
 
 # ---- the rest --------------------------------------------------------------------------------------------------------

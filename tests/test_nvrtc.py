@@ -20,7 +20,7 @@ import dualml as dm
 from dualml import amp, dtypes, optim, runtime
 from dualml.backends.base import Backend, Binding, Buffer
 from dualml.backends.nvrtc import compile_options, dynamic_shared, inline_headers, rounding, target_of
-from dualml.backends.sources import cuda_source
+from dualml.backends.sources import cuda_source, folder
 from dualml.dtypes import as_dtype
 from dualml.errors import BackendError
 from dualml.kernel import DeviceInfo, Spec
@@ -40,6 +40,7 @@ _FUNCTION = re.compile(r"Function properties for (\w+)\n.*?(\d+) bytes stack fra
                        r"(\d+) bytes spill loads")
 # In PTX an operation that names its rounding is as it stands; ptxas may make one of a product and a sum that do not.
 _LOOSE = re.compile(r"\b(?:add|sub|mul)\.(?:ftz\.|sat\.)*f(?:32|16x?2?)\b")
+_ACCESS = re.compile(r"\b(ld|st)\.global\S*?(?:\.v(\d))?\.[a-z](\d+)\s")
 
 
 class Recorder(Backend):
@@ -295,6 +296,35 @@ def test_a_pair_of_products_rounds_as_the_two_do() -> None:
         text = compiled(spec, rounding(spec))
         assert "fma.rn.f32" in text
         assert not re.search(r"mul\.(rn\.)?f32", text)
+
+
+ROWS_OF_16_BITS = {  # kernels that say `#define ROW` (lib/vec.cuh), and how many bytes their loads and stores move
+    "attention_backward_delta": "ld16 st4",
+    "bias_gelu_backward.wide": "ld16 st16", "bias_gelu_forward.wide": "ld16 st16",
+    "cross_entropy_backward": "ld16 ld4 st16", "cross_entropy_forward": "ld16 ld2 ld4 st4",
+    "cross_entropy_in_place": "ld16 ld2 ld4 st16 st4",
+    "dropout_layer_norm_forward": "ld16 ld4 st16 st4", "layer_norm_dropout_backward": "ld16 ld4 st16",
+    "layer_norm_backward": "ld16 ld4 st16", "layer_norm_forward": "ld16 st16 st4",
+    "rms_norm_backward": "ld16 ld4 st16", "rms_norm_forward": "ld16 st16 st4"}
+
+
+def test_rows_of_16_bits_move_16_bytes_at_a_time() -> None:
+    """Where they divide by eight. Narrower are single numbers alone: labels, scales, statistics of a row."""
+    device, width = Recorder(90), 384
+    rows, row, labels = np.zeros((8, width)), np.zeros(width), np.zeros(8, np.int32)
+    for name, inputs, options in (("add_layer_norm", (rows, rows, row, row), {}), ("bias_gelu", (rows, row), {}),
+                                  ("add_rms_norm", (rows, rows, row), {}), ("cross_entropy", (rows, labels), {}),
+                                  ("attention_qkv", (rows[None],), {"heads": 2})):
+        run_op(OPS[name], Case("case", inputs, options), dtypes.bfloat16, device)
+    for case in (case for name in ROWS_OF_16_BITS for case in kernel_cases().get(name, ())):
+        if case[1][0].shape[-1] % 8 == 0:
+            run_kernel(case, dtypes.bfloat16, device)
+    found = {spec.stem: compiled(spec, rounding(spec)) for spec in device.specs if spec.stem in ROWS_OF_16_BITS}
+    assert {stem: " ".join(sorted({f"{way}{int(count or 1) * int(bits) // 8}" for way, count, bits in
+                                   _ACCESS.findall(text)})) for stem, text in found.items()} == ROWS_OF_16_BITS
+    sources = {path.stem: path.read_text() for path in folder("cuda").glob("*.cu")}
+    assert {name.removesuffix(".wide") for name in ROWS_OF_16_BITS} == {
+        name for name, text in sources.items() if "#define ROW " in text or "lib/cross_entropy.cuh" in text}
 
 
 def test_a_spill_and_a_warning_are_noticed() -> None:
