@@ -122,8 +122,8 @@ def tests(backend: str, options: argparse.Namespace) -> Step:
 
 
 def by_cublaslt(options: argparse.Namespace) -> list[Step]:
-    """Products again, and a captured step, where cuBLASLt does more with them. What this finds is no part of the report's
-    parity, which is that of what runs by default."""
+    """Products again, and a captured step, where cuBLASLt does more with them. What this finds is no part of the
+    report's parity, which is that of what runs by default."""
     step = script("captured", "captured cublaslt", 120, options, "--backend", "cuda", "--config", "small")
     apart = f"PARITY_FOLDER={ROOT / 'out' / 'parity_cublaslt'}"
     return [Step("tests cublaslt", ["env", "DUALML_CUBLASLT=1", apart, *PYTEST, PARITY, "-k",
