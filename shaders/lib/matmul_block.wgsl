@@ -1,7 +1,7 @@
 {#- product{{ z }}: a workgroup makes a tile of 64 x 64 from slices of 16 of the reduced dimension. An invocation loads one
     4x4 block of a or b per slice, and owns 8 rows x 4 columns of the result. `z` ends the names of tensors and sizes;
-    the two slices are declared outside, as two products may share them. `epilogue` is what a single product does besides
-    (dualml/ops/matmul_epilogues.py). -#}
+    the two slices are declared outside, as two products may share them. `epilogue` is what a single product does
+    besides (dualml/ops/matmul_epilogues.py). -#}
 {% include "lib/matmul_load.wgsl" %}
 {% set epilogue = epilogue | default("") %}
 {% if epilogue in ("gelu", "gelu_backward") %}{% include "lib/gelu.wgsl" %}{% endif %}
@@ -73,7 +73,7 @@ fn product{{ z }}(g: u32, t: u32) {
 
 {% macro put(at, v, wide) %}
 {% set stored, f32s = ("vec4<F>", "vec4f") if wide else ("F", "f32") %}
-{% macro each(function, x) %}{% if wide %}vec4f({% for e in range(4) %}{{ function }}({{ x }}[{{ e }}]){{ ", " if e < 3 }}{% endfor %}){% else %}{{ function }}({{ x }}){% endif %}{% endmacro %}
+{% macro each(f, x) %}{% if wide %}vec4f({% for e in range(4) %}{{ f }}({{ x }}[{{ e }}]){{ ", " if e < 3 }}{% endfor %}){% else %}{{ f }}({{ x }}){% endif %}{% endmacro %}
 {% if epilogue == "gelu" %}
 pre[{{ at }}] = {{ stored }}({{ v }}); out[{{ at }}] = {{ stored }}({{ each("gelu", v) }});
 {%- elif epilogue == "gelu_backward" %}
