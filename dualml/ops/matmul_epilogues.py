@@ -63,16 +63,18 @@ add_variants(matmul_sums)
 
 
 def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.ndarray, ...], dict[str, Any]]]:
-    """Sample launches: every way of storing, odd sizes, tensor cores' sizes, nothing summed."""
-    for m, n, k in ((12, 20, 8), (67, 5, 9), (2, 13, 70), (70, 9, 0), (72, 136, 40), (200, 72, 264)):
-        for ta, tb in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            a = rng.standard_normal((k, m) if ta else (m, k))
-            b = rng.standard_normal((n, k) if tb else (k, n)) / max(1, k) ** 0.5
-            sizes = {"M": m, "N": n, "K": k, "ta": ta, "tb": tb}
-            yield matmul_sums, (a, b), sizes
-            for way in {"approximate": ta}, {"approximate": 1 - ta}:
-                yield matmul_gelu, (a, b, rng.standard_normal(n)), sizes | way
-                yield matmul_gelu_backward, (a, b, 2 * rng.standard_normal((m, n))), sizes | way
+    """Sample launches: odd sizes, tensor cores' sizes and nothing summed, stored as layers have them; and every way."""
+    layers = {matmul_gelu: (0, 1), matmul_gelu_backward: (0, 0), matmul_sums: (1, 0)}
+    sizes = (12, 20, 8), (67, 5, 9), (2, 13, 70), (70, 9, 0), (72, 136, 40), (200, 72, 264)
+    for index, (m, n, k) in enumerate(sizes):
+        for product, own in layers.items():
+            for ta, tb in ((0, 0), (0, 1), (1, 0), (1, 1)) if index == 0 else (own,):
+                a = rng.standard_normal((k, m) if ta else (m, k))
+                b = rng.standard_normal((n, k) if tb else (k, n)) / max(1, k) ** 0.5
+                third = {matmul_gelu: [rng.standard_normal(n)], matmul_sums: [],
+                         matmul_gelu_backward: [2 * rng.standard_normal((m, n))]}[product]
+                way = {} if product is matmul_sums else {"approximate": (index + ta + tb) % 2}
+                yield product, (a, b, *third), {"M": m, "N": n, "K": k, "ta": ta, "tb": tb} | way
 
 
 # ---- what ops use ---------------------------------------------------------------------------------------------------
