@@ -141,7 +141,8 @@ def linear_gelu_linear(x: Tensor, weight: Tensor, bias: Tensor, weight2: Tensor,
     _check_approximate("linear_gelu_linear", approximate)
     _require_floating("linear_gelu_linear", x)
     way = "gelu_tanh" if approximate == "tanh" else "gelu"
-    if way in x._array.backend.joined and weight.shape[0] % 8 == 0:  # else rows of the result begin anywhere
+    # rows of what GELU is taken of must begin at multiples of 16 bytes
+    if way in x._array.backend.joined and weight.ndim == 2 and weight.shape[0] % 8 == 0:
         result: Tensor = apply(layers.LinearGeluLinear, x, weight, bias, weight2, bias2, approximate=approximate)
         return result
     return linear(bias_gelu(linear(x, weight), bias, approximate), weight2, bias2)

@@ -183,7 +183,7 @@ def test_what_a_stopped_step_had_found_is_told(tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text("import time\ndef test_wrong(): assert False\n"
                                            "def test_hangs(): time.sleep(60)\n")
     halves = "import sys, time; f = open(sys.argv[2], 'w'); f.write('{\"rows\": ['); f.flush(); time.sleep(60)"
-    steps = [report.Step("tests", [*check.PYTEST, "-p", "no:cacheprovider", str(tmp_path)], 5),
+    steps = [report.Step("tests", [*check.PYTEST, "-p", "no:cacheprovider", str(tmp_path)], 15),
              report.Step("half", [sys.executable, "-c", halves, "--json", str(tmp_path / "half.json")], 2)]
     for step in steps:
         check.run_step(step, tmp_path, dict(os.environ), step.limit)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import dualml as dm
-from dualml import amp, dtypes, functional as F, optim, runtime
+from dualml import amp, dtypes, functional as F, nn, optim, runtime
 from dualml.array import from_numpy, run
 from dualml.backends.base import Backend
 from dualml.models import GPT, GPTConfig
+from dualml.nn.attention import MLP
 from dualml.ops.matmul_epilogues import matmul_gelu, matmul_gelu_backward, matmul_sums
 from tests.parity.modes import PRESENT
 
@@ -93,6 +94,21 @@ def test_what_cannot_be_joined_is_not(names: Names, monkeypatch: pytest.MonkeyPa
     F.linear(x, weight, bias.detach().requires_grad_()).sum().backward()
     F.linear(x, weight.detach().requires_grad_(), bias).sum().backward()
     assert not any(name.startswith("matmul_") for name in names.found)
+
+
+def test_a_layer_of_another_kind_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An MLP whose second layer was replaced, as adapters do, goes through it."""
+    class Doubled(nn.Linear):
+        def forward(self, x: Any) -> Any:
+            return 2 * super().forward(x)
+
+    join(monkeypatch, *ALL)
+    with dm.use_backend("cpu"):
+        mlp, other, x = MLP(8, 16), Doubled(16, 8), dm.randn(3, 8)
+        other.weight, other.bias = mlp.proj.weight, mlp.proj.bias
+        once = mlp(x).detach().numpy()
+        mlp.proj = other
+        np.testing.assert_allclose(mlp(x).detach().numpy(), 2 * once, 1e-5, 1e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

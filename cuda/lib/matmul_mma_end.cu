@@ -34,18 +34,20 @@
     pairs([](u32* at, float low, float high) { *at = pack<F>(low, high); });
 {% endif %}
     __syncwarp();
-    each([&](F* from, size_t at, u32 count) {
 {% if epilogue == "gelu" %}
-        // Of pre as it is stored: with all sums still held, erf would need more registers than there are.
-        move(pre + at, from, count);
+    // Of pre as it is stored: with all sums still held, erf would need more registers than there are.
+    each([&](const F* from, size_t at, u32 count) { move(pre + at, from, count); });
+    __syncwarp();
+    each([](F* here, size_t, u32) {
 #pragma unroll
         for (u32 i = 0; i < 4; i++) {
-            const float2 x = unpack<F>(((const u32*)from)[i]);
-            ((u32*)from)[i] = pack<F>(gelu(x.x), gelu(x.y));
+            const float2 x = unpack<F>(((const u32*)here)[i]);
+            ((u32*)here)[i] = pack<F>(gelu(x.x), gelu(x.y));
         }
-{% endif %}
-        move(out + at, from, count);
     });
+    __syncwarp();
+{% endif %}
+    each([&](const F* from, size_t at, u32 count) { move(out + at, from, count); });
 {% if epilogue == "sums" %}
 #pragma unroll
     for (u32 i = 0; i < OWN_ROWS / 8; i++) {

@@ -14,6 +14,7 @@ import ctypes
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ _INT, _LONG, _POINTER = ctypes.c_int, ctypes.c_longlong, ctypes.c_void_p
 _GEMM = [_POINTER, *[_INT] * 5, _POINTER, *[_POINTER, _INT, _INT, _LONG] * 2, _POINTER, _POINTER, _INT, _INT, _LONG,
          *[_INT] * 3]
 _EPILOGUES = {"matmul_gelu": GELU, "matmul_gelu_backward": GELU_BACKWARD, "matmul_sums": SUMS}
+_STORED = {GELU: (0, 1), GELU_BACKWARD: (0, 0), SUMS: (1, 0)}  # ta and tb in a layer's passes
 _WORKSPACE = (4 << 20, 32 << 20)  # bytes that NVIDIA advises, before Hopper and from there on
 _FULL_PRECISION_SUMS = 16  # CUBLAS_DEFAULT_MATH (no TF32) | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
 
@@ -61,20 +63,29 @@ class Cublas:
             vendor = cupy.cuda.cublas
             self.handle = vendor.create()
             library = _library("cublas", vendor.getVersion(self.handle))
-            light = _library("cublasLt", vendor.getVersion(self.handle)) if config.cublaslt else None
+            self._load_light = partial(_library, "cublasLt", vendor.getVersion(self.handle))
         except (ImportError, AttributeError, OSError) as error:
-            raise BackendError(f"[cuda] cuBLAS cannot be loaded: {error}. Install the CUDA toolkit, or what of it we "
-                               "need: pip install 'cupy-cuda12x[ctk]' or 'cupy-cuda13x[ctk]'.") from error
+            raise _unloaded(error) from error
         self.runtime, self.stream = cupy.cuda.runtime, stream
         vendor.setMathMode(self.handle, _FULL_PRECISION_SUMS)
         self.numbers = np.array([0, 1], np.float32)  # where cuBLAS reads its factors
         self.workspace = backend.alloc(_WORKSPACE[backend.device.arch >= 90])
-        self.light = CublasLt(light, self.handle, stream.ptr, self.workspace) if light else None
+        self._light: CublasLt | None = None
         self._gemm = library.cublasGemmStridedBatchedEx
         self._gemm.argtypes = _GEMM
         _check(library.cublasSetStream_v2(ctypes.c_void_p(self.handle), ctypes.c_void_p(stream.ptr)))
         _check(library.cublasSetWorkspace_v2(ctypes.c_void_p(self.handle), ctypes.c_void_p(self.workspace.handle.ptr),
                                              ctypes.c_size_t(self.workspace.nbytes)))  # last: a new stream drops it
+
+    @property
+    def light(self) -> CublasLt:
+        """cuBLASLt for the same stream, loaded when it is first asked."""
+        if self._light is None:
+            try:
+                self._light = CublasLt(self._load_light(), self.handle, self.stream.ptr, self.workspace)
+            except OSError as error:
+                raise _unloaded(error) from error
+        return self._light
 
     def clear(self, address: int, nbytes: int) -> None:
         self.runtime.memsetAsync(address, 0, nbytes, self.stream.ptr)
@@ -91,7 +102,6 @@ class Cublas:
     def joined(self, epilogue: int, dtype: DType, x: Matrix, y: Matrix, out: Matrix, m: int, n: int, k: int,
                batch: int = 1, bias: int = 0, aux: int = 0) -> None:
         """out = x y with an epilogue, by cuBLASLt."""
-        assert self.light is not None
         aligned = tuple(map(alignment, (x.address, y.address, out.address, bias, aux)))
         sizes = Sizes(m, n, k, batch, _TYPES[dtype], (x.width, y.width, out.width), (x.step, y.step, out.step),
                       (x.transposed, y.transposed), aligned, epilogue)
@@ -101,6 +111,11 @@ class Cublas:
 def _check(status: int) -> None:
     if status:
         raise BackendError(f"[cuda] cuBLAS answered with status {status} (cublasStatus_t).")
+
+
+def _unloaded(error: Exception) -> BackendError:
+    return BackendError(f"[cuda] cuBLAS cannot be loaded: {error}. Install the CUDA toolkit, or what of it we need: "
+                        "pip install 'cupy-cuda12x[ctk]' or 'cupy-cuda13x[ctk]'.")
 
 
 def _size_of(spec: Spec, params: bytes) -> dict[str, int]:
@@ -124,9 +139,10 @@ class Matmul:
     def prepare(self, params: bytes, stream: Any) -> Buffer | None:
         """Makes what a launch on this stream needs, and returns the memory that it reads besides its buffers. Keep that
         as long as a recorded launch lives: a larger one will get another."""
-        light = self.cublas(stream).light
+        self.cublas(stream)
         size = _size_of(self.spec, params)
-        return self._ones(size["M"] * size["B"]) if size["has_bias"] and not (light and size["K"]) else None
+        adds = config.cublaslt and size["K"]
+        return self._ones(size["M"] * size["B"]) if size["has_bias"] and not adds else None
 
     def _ones(self, count: int) -> Buffer:
         itemsize = self.dtype.device.itemsize
@@ -142,7 +158,7 @@ class Matmul:
         x = Matrix(b, k if size["tb"] else n, 0 if size["BB"] == 1 else k * n, bool(size["tb"]))
         y = Matrix(a, m if size["ta"] else k, 0 if size["BA"] == 1 else m * k, bool(size["ta"]))
         made = Matrix(out, n, m * n)
-        if size["has_bias"] and k and cublas.light:
+        if size["has_bias"] and k and config.cublaslt:
             cublas.joined(ADD_BIAS, self.dtype, x, y, made, n, m, k, batch, bias=bias)
             return
         if size["has_bias"]:
@@ -156,8 +172,8 @@ class Matmul:
 
 
 class Joined:
-    """The program of a matmul with an epilogue by cuBLASLt, or by our kernel, `own`, where cuBLASLt cannot: its aux has
-    rows of a multiple of eight elements, and something must be summed."""
+    """The program of a matmul with an epilogue by cuBLASLt, or by our kernel, `own`, where cuBLASLt cannot (its aux has
+    rows of a multiple of eight elements, and something must be summed) or operands lie as no layer has them."""
 
     @staticmethod
     def takes(spec: Spec) -> bool:
@@ -171,15 +187,16 @@ class Joined:
 
     def _other(self, size: dict[str, int]) -> Any:
         """Our kernel where it has to do it, made once."""
-        if size["K"] and (self.epilogue == SUMS or size["N"] % 8 == 0):
+        if size["K"] and (size["ta"], size["tb"]) == _STORED[self.epilogue] \
+                and (self.epilogue == SUMS or size["N"] % 8 == 0):
             return None
         self._own = self._own or self._make_own()
         return self._own
 
     def prepare(self, params: bytes, stream: Any) -> None:
         """Makes what a launch on this stream needs."""
-        self._other(_size_of(self.spec, params))
-        self.cublas(stream)
+        if self._other(_size_of(self.spec, params)) is None:
+            _ = self.cublas(stream).light
 
     def launch(self, bindings: Sequence[Binding], params: bytes, groups: int, stream: Any) -> None:
         size = _size_of(self.spec, params)

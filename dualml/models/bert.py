@@ -16,6 +16,7 @@ import numpy as np
 from .. import creation, nn
 from ..errors import DataError, ShapeError
 from ..nn import functional as F, init
+from ..nn.attention import feed_forward
 from ..tape import no_grad
 from ..tensor import Tensor
 from ..tensor_methods import required
@@ -75,10 +76,7 @@ class BertBlock(nn.Module):
     def forward(self, x: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         one, two = self.norm_1, self.norm_2
         _, x = F.add_layer_norm(self.attn(x, cu_seqlens=cu_seqlens), x, one.weight, one.bias, one.eps)
-        assert self.fc.bias is not None
-        assert self.proj.bias is not None
-        made = F.linear_gelu_linear(x, self.fc.weight, self.fc.bias, self.proj.weight, self.proj.bias)
-        return F.add_layer_norm(made, x, two.weight, two.bias, two.eps)[1]
+        return F.add_layer_norm(feed_forward(x, self.fc, self.proj), x, two.weight, two.bias, two.eps)[1]
 
 
 class Bert(nn.Module):

@@ -49,6 +49,17 @@ class MultiheadAttention(Module):
         return out
 
 
+def feed_forward(x: Tensor, fc: Linear, proj: Module, approximate: str = "none") -> Tensor:
+    """proj(gelu(fc(x))), by one op where proj is a plain Linear and both have biases."""
+    if fc.bias is None:
+        made: Tensor = proj(F.gelu(fc(x), approximate))
+    elif type(proj) is Linear and proj.bias is not None:
+        made = F.linear_gelu_linear(x, fc.weight, fc.bias, proj.weight, proj.bias, approximate)
+    else:
+        made = proj(F.bias_gelu(F.linear(x, fc.weight), fc.bias, approximate))
+    return made
+
+
 class MLP(Module):
     """Two linear layers with a fused bias and GELU between them."""
 
@@ -61,12 +72,7 @@ class MLP(Module):
         self.approximate = approximate
 
     def forward(self, x: Tensor) -> Tensor:
-        fc, proj = self.fc, self.proj
-        if fc.bias is None or proj.bias is None:
-            made = proj(F.gelu(fc(x), self.approximate))
-        else:
-            made = F.linear_gelu_linear(x, fc.weight, fc.bias, proj.weight, proj.bias, self.approximate)
-        out: Tensor = self.dropout(made)
+        out: Tensor = self.dropout(feed_forward(x, self.fc, self.proj, self.approximate))
         return out
 
 

@@ -65,7 +65,7 @@ add_variants(matmul_sums)
 def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.ndarray, ...], dict[str, Any]]]:
     """Sample launches: odd sizes, tensor cores' sizes and nothing summed, stored as layers have them; and every way."""
     layers = {matmul_gelu: (0, 1), matmul_gelu_backward: (0, 0), matmul_sums: (1, 0)}
-    sizes = (12, 20, 8), (67, 5, 9), (2, 13, 70), (70, 9, 0), (72, 136, 40), (200, 72, 264)
+    sizes = (12, 24, 12), (67, 5, 9), (2, 13, 70), (70, 9, 0), (72, 136, 40), (200, 72, 264)
     for index, (m, n, k) in enumerate(sizes):
         for product, own in layers.items():
             for ta, tb in ((0, 0), (0, 1), (1, 0), (1, 1)) if index == 0 else (own,):
@@ -73,7 +73,7 @@ def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.nd
                 b = rng.standard_normal((n, k) if tb else (k, n)) / max(1, k) ** 0.5
                 third = {matmul_gelu: [rng.standard_normal(n)], matmul_sums: [],
                          matmul_gelu_backward: [2 * rng.standard_normal((m, n))]}[product]
-                way = {} if product is matmul_sums else {"approximate": (index + ta + tb) % 2}
+                way = {} if product is matmul_sums else {"approximate": int(index > 3) or (ta + tb) % 2}
                 yield product, (a, b, *third), {"M": m, "N": n, "K": k, "ta": ta, "tb": tb} | way
 
 
@@ -99,7 +99,7 @@ def weight_and_bias_gradients(dout: Array, x: Array, weight: Array | None = None
     """dout [K,M] transposed times x [K,N], and the sums of dout's columns: the gradients [M,N] and [M] of a linear
     layer, in one launch where the backend joins them. `weight` and `bias` are where to write them, if anywhere."""
     (inner, rows), columns = dout.shape, x.shape[1]
-    if "sums" in dout.backend.joined and columns and inner and (bias is None or bias.dtype is dout.dtype):
+    if "sums" in dout.backend.joined and columns and inner:
         dweight, dbias = run(matmul_sums, dout, x, out=(weight, bias), M=rows, N=columns, K=inner, ta=1, tb=0)
         return dweight, dbias
     dweight = gemm(dout.reshape(1, inner, rows), x.reshape(1, inner, columns), ta=True, out=weight)

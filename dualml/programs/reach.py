@@ -57,6 +57,7 @@ def _product(name: str, d: dict[str, Any]) -> None:
     left = (d["K"], d["M"]) if d["ta"] else (d["M"], d["K"])
     right = (d["N"], d["K"]) if d["tb"] else (d["K"], d["N"])
     if (d["P"], d["Q"]) != left or (d["R"], d["S"]) != right or not {d["BA"], d["BB"]} <= {1, d["B"]} \
+            or (name == "matmul_sums" and not d["N"]) \
             or max(d["ta"], d["tb"], d["has_bias"]) > 1 or (d["has_bias"] and d["L"] != d["N"]):
         raise ValueError(f"{name} has matrices of {d['P']}x{d['Q']} and {d['R']}x{d['S']} that do not make "
                          f"{d['B']}x{d['M']}x{d['N']}")
