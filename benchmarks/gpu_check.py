@@ -155,7 +155,8 @@ def speed_of_cuda(options: argparse.Namespace) -> list[Step]:
                     *(("--heads", "64", "--no-tiles", "--rounds", "3") if fast else ())),
              script("step_kernels", "launches cuda", 180, options)]
     if not fast:
-        steps.append(script("train_step", "step cuda float32", 540, options, *step, "--precision", "float32"))
+        steps += [script("other_kernels", "other launches cuda", 240, options),
+                  script("train_step", "step cuda float32", 540, options, *step, "--precision", "float32")]
     return steps
 
 

@@ -43,7 +43,7 @@ from kernel_counts import (  # noqa: E402
     resources,
     rows_of,
 )
-from kernel_workloads import ELEMENTWISE, Noted, launches, normal  # noqa: E402
+from kernel_workloads import ELEMENTWISE, Noted, launch_name, launches, normal, sizes  # noqa: E402
 
 from dualml import amp  # noqa: E402
 from dualml.backends.cuda_graph import turns  # noqa: E402
@@ -162,19 +162,14 @@ def measured_cell(us: float | None, floor: float) -> str:
 
 # ---- all other kernels ----------------------------------------------------------------------------------------------
 
-def sizes(item: Item) -> str:
-    """A launch's dimensions, as its kernel's signature names them."""
-    return " ".join(f"{name} {int(value):,}" for name, value in item.dims.items()
-                    if (len(name) == 1 or name == "TQ") and name.isupper() and value > 1)
-
-
 def figure(x: float) -> str:
     """Three digits, and none of what is next to nothing."""
     return f"{x:,.3g}" if 0.01 <= x < 1000 else f"{x:,.0f}" if x >= 1000 else "0.00"
 
 
-def others(known: set[str]) -> list[str]:
+def others(known: set[str], measured: dict[str, Any]) -> list[str]:
     """The declared kernels that are not known yet, each by the launch of kernel_workloads.py that moves most."""
+    took = measured.get("us", {})
     largest: dict[str, Item] = {}
     device = noting().device
     for item in launches():
@@ -184,8 +179,10 @@ def others(known: set[str]) -> list[str]:
     missing = sorted((KERNELS.keys() | ELEMENTWISE) - known - largest.keys())
     if missing:
         raise SystemExit(f"benchmarks/kernel_workloads.py has no work for {', '.join(missing)}.")
-    lines = header("kernel, sizes, MB:, GFLOP:, floor us:, bound, threads:, registers:, shared KiB:, blocks a SM; "
-                   "occupancy")
+    where = f"on {measured['device']} ({measured['driver']}), {measured['date']}" if took else "not yet run on a GPU"
+    lines = [f"Measured: {where}.", ""]
+    lines += header("kernel, sizes, MB:, GFLOP:, floor us:, measured us:, bound, threads:, registers:, "
+                    "shared KiB:, blocks a SM; occupancy")
     for name, item in sorted(largest.items()):
         assert item.spec is not None
         moved, (tensor, other) = bytes_of(item), flops_of(item)
@@ -194,7 +191,8 @@ def others(known: set[str]) -> list[str]:
         dtypes = step_kernels.label(item.spec, item.dims).partition("` ")[2]
         variant = item.spec.stem.partition(".")[2]
         counted = " | ".join(figure(x) for x in (moved / 1e6, (tensor + other) / 1e9, seconds * 1e6))
-        lines.append(f"| `{name}{variant and '.' + variant}` {dtypes} | {sizes(item)} | {counted} | {bound} | "
+        lines.append(f"| `{name}{variant and '.' + variant}` {dtypes} | {sizes(item.dims)} | {counted} | "
+                     f"{measured_cell(took.get(launch_name(item.spec, item.dims)), seconds)} | {bound} | "
                      f"{item.spec.block} | {registers} | {shared / 1024:.3g} | "
                      f"{occupancy(item.spec, registers, shared)} |")
     return lines
@@ -281,6 +279,11 @@ def products() -> list[str]:
 
 # ---- the page -------------------------------------------------------------------------------------------------------
 
+def read(path: Path | None) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    return found
+
+
 def written(text: str, name: str, lines: list[str]) -> str:
     """The page with a table in place of the one of that name."""
     begin, end = f"<!-- benchmarks/kernel_table.py {name} -->", "<!-- end -->"
@@ -295,7 +298,7 @@ def tables(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     program = captured(*step) if options.only in (None, "step", "others") else None
     made: dict[str, Callable[[], list[str]]] = {
         "step": lambda: table(program, *step, measured_by(options.measured, *step)),
-        "others": lambda: others({item.name for item in program.items}),
+        "others": lambda: others({item.name for item in program.items}, read(options.others)),
         "attention": attention, "lengths": lengths, "products": products}
     for name in made if options.only is None else (options.only,):
         yield name, made[name]()
@@ -309,6 +312,7 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.1, help="in the step")
     parser.add_argument("--measured", type=Path, metavar="FILE", help="of step_kernels.py, for a column of what was "
                         "measured, with the floor's share of it")
+    parser.add_argument("--others", type=Path, metavar="FILE", help="of other_kernels.py, the same for all others")
     parser.add_argument("--write", action="store_true", help="replace the tables in docs/kernels.md")
     options = parser.parse_args()
     if options.measured and options.only not in (None, "step"):

@@ -17,6 +17,7 @@ from dualml.array import run
 from dualml.backends.base import Buffer
 from dualml.data.batches import ArrayStream, WindowBatches
 from dualml.data.on_device import DeviceBatches
+from dualml.kernel import Spec
 from dualml.models import GPT
 from dualml.models.speculative import SpeculativeDecoding
 from dualml.nn import functional as F
@@ -186,6 +187,19 @@ class Noted:
         self.items.append(Item(places, "", launch.spec, launch.program, launch.params, launch.groups, launch.dims))
 
     def after(self, launch: runtime.Launch) -> None: ...
+
+
+def sizes(dims: Any) -> str:
+    """A launch's dimensions, as its kernel's signature names them."""
+    return " ".join(f"{name} {int(value):,}" for name, value in dims.items()
+                    if (len(name) == 1 or name == "TQ") and name.isupper() and value > 1)
+
+
+def launch_name(spec: Spec, dims: Any) -> str:
+    """Kernel, variant, dtypes and sizes."""
+    dtypes = [spec.dtype(arg).short for arg in spec.kernel.args]
+    variant = f".{spec.variant.name}" if spec.variant else ""
+    return f"{spec.kernel.name}{variant} {' '.join(dict.fromkeys(dtypes))} | {sizes(dims)}"
 
 
 def launches() -> list[Item]:

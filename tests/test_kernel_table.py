@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import dualml as dm
 from dualml import runtime
 from dualml.kernel import KERNELS
 from dualml.programs.recording import Place
@@ -85,12 +86,40 @@ def test_every_kernel_has_a_row(table: Any, monkeypatch: pytest.MonkeyPatch) -> 
     """What the training step has no use for is led to by work of its own."""
     monkeypatch.setattr(table, "resources", lambda spec, device: (32, 0))
     known = {item.name for item in table.captured("bfloat16", 2, 0.1).items}
-    lines = table.others(known)
+    lines = table.others(known, {})
+    assert lines[0] == "Measured: not yet run on a GPU."
+    lines = lines[2:]
     rows = {line.split("`")[1].partition(".")[0]: line for line in lines[2:]}
     assert rows.keys() == (KERNELS.keys() | table.ELEMENTWISE) - known
-    assert "| N 12,323,776 | 148 | 0.0246 | 30.8 | memory |" in rows["sgd"]  # 3 x 4 bytes of each at 4.8 TB/s
+    assert "| N 12,323,776 | 148 | 0.0246 | 30.8 | - | memory |" in rows["sgd"]  # 3 x 4 bytes of each at 4.8 TB/s
     # 16 texts of 1,000 tokens: 768 numbers of each are read, and written into the cache, whatever else is there
     assert f"| {16000 * (768 + 768) * 4 / 1e6:.3g} |" in rows["cache_append"]
+
+
+def test_others_beside_what_was_measured(table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch is found again by its name, which a real device's clock writes, too."""
+    monkeypatch.setattr(table, "resources", lambda spec, device: (32, 0))
+    known = {item.name for item in table.captured("bfloat16", 2, 0.1).items}
+    took = {"device": "H200", "driver": "CUDA 13.0", "date": "2026-11-22", "us": {"sgd f32 | N 12,323,776": 61.6}}
+    lines = table.others(known, took)
+    assert lines[0] == "Measured: on H200 (CUDA 13.0), 2026-11-22."
+    assert [line.split("`")[1] for line in lines if "| 61.6 (50%) |" in line] == ["sgd"]
+
+
+def test_other_kernels_are_timed_by_a_devices_clock(table: Any) -> None:
+    measure = importlib.import_module("other_kernels").measure
+
+    def replayed() -> None:
+        chain = dm.capture(lambda x: (x * 2 + 1).tanh())
+        for _ in range(4):
+            float(chain(dm.ones(8)).sum())
+
+    with runtime.use_backend("cpu"):
+        found = measure("webgpu", 2, [lambda: dm.ones(64, 64).exp(), replayed])
+        with pytest.raises(SystemExit, match="cpu has no clock"):
+            measure("cpu", 1, [lambda: None])
+    assert {"exp_forward f32 | N 4,096", "fused f32 | N 8"} <= found["us"].keys()
+    assert all(us > 0 for us in found["us"].values())
 
 
 def test_registers_of_products_are_ranges_of_numbers(table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
