@@ -26,21 +26,20 @@ struct End {
     __device__ __forceinline__ void sum(u32 y, float v) const { {{ "other[y] = F(v);" if epilogue == "sums" }} }
 };
 
+{% endif %}
 KERNEL {
     __shared__ Slices slices;
+{% if epilogue %}
     const End end = { {out, p.N}, {{ "sums" if epilogue == "sums" else "{pre, p.N}" if epilogue == "gelu" else "pre" }} };
     product<ta, tb, {{ wide("Q") }}, {{ wide("S") }}>(slices, {a, p.P, p.Q}, {b, p.R, p.S},
                                                       {{ "bias" if has_bias else "nullptr" }}, end, p.M, p.N, p.K,
                                                       blockIdx.x);
-}
 {% else %}
-KERNEL {
-    __shared__ Slices slices;
     const u32 tiles = (p.M + 63) / 64 * ((p.N + 63) / 64), batch = blockIdx.x / tiles;
     const Matrix left = {a + (p.BA == 1 ? 0 : batch) * ((size_t)p.P * p.Q), p.P, p.Q};
     const Matrix right = {b + (p.BB == 1 ? 0 : batch) * ((size_t)p.R * p.S), p.R, p.S};
     product<ta, tb, {{ wide("Q") }}, {{ wide("S") }}>(slices, left, right, has_bias ? bias : nullptr,
                                                       {{ stored }}{out + (size_t)batch * p.M * p.N, p.N}, p.M, p.N,
                                                       p.K, blockIdx.x % tiles);
-}
 {% endif %}
+}

@@ -1,7 +1,7 @@
 // At most ROWS rows of a times the rows of b, for CPU drivers: a workgroup is one subgroup, a lane has one row of b.
 // The lanes load a together, four elements each, and hand each other theirs.
 @compute @workgroup_size(BLOCK)
-fn matmul(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+fn {{ spec.kernel.name }}(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
           @builtin(subgroup_invocation_id) lane: u32) {
     let g = wid.x + wid.y * nwg.x;
     if (g >= p.groups) { return; }
