@@ -65,10 +65,10 @@ def dynamic_shared(source: str) -> int:
 
 
 def compile_options(target: str, includes: Sequence[Path]) -> tuple[str, ...]:
-    """What NVRTC is told, for a target such as sm_90a. Division, square root and denormals stay exact. What says nothing
-    is for the device: older ones (13.0) take a lambda with `auto` for the host's."""
-    return (f"--gpu-architecture={target}", "--std=c++17", "--generate-line-info", "--device-as-default-execution-space",
-            *(f"--include-path={p}" for p in includes))
+    """What NVRTC is told, for a target such as sm_90a. Division, square root and denormals stay exact. What is not
+    marked is the device's: 13.0 takes a lambda with `auto` for the host's."""
+    return (f"--gpu-architecture={target}", "--std=c++17", "--generate-line-info",
+            "--device-as-default-execution-space", *(f"--include-path={p}" for p in includes))
 
 
 def rounding(spec: Spec) -> str:
