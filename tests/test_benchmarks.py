@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import dualml as dm
-from dualml import runtime
+from dualml import dtypes, runtime
 from dualml.array import from_numpy, run
 from dualml.ops.bias_gelu import bias_gelu_forward
 from dualml.ops.matmul import gemm, matmul
@@ -78,6 +78,17 @@ def test_attention(tmp_path: Path) -> None:
     assert {row["name"] for row in found["rows"]} > {"dualml", "64x64 by 128", "plain"}
     assert all(row["error"] == pytest.approx(0.5) and row["check"] == "right" for row in found["rows"]), \
         "the plain kernel is half as far off as a form may be, and on this backend it is all there is"
+
+
+def test_attention_is_near_what_it_is_held_against() -> None:
+    """In the terms of the benchmark before it judged forms by the plain kernel: the largest error, over the largest
+    value."""
+    attention, backend, rng = import_module("attention"), runtime.get("cpu"), np.random.default_rng(0)
+    given = [rng.standard_normal((2, 8, width)).astype(dtypes.bfloat16.host) for width in (192, 64)]
+    right, data = (kind(backend, *given, 64, True) for kind in (attention.Right, attention.Ours))
+    for way, made in (("forward", data.out), ("backward", data.backward())):
+        missed = np.abs(right.some(made.numpy()).astype(np.float32) - right.exact[way]).max()
+        assert 0 < missed < 0.05 * np.abs(right.exact[way]).max()
 
 
 def test_ways_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
