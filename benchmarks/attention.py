@@ -16,7 +16,6 @@ form is told in its row, counts for no target, and makes the exit status 1.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,6 +30,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from device_clock import Contestant, Form, HostClock, OurClock, Sample, TorchClock, compare  # noqa: E402
+from figures import write_figures  # noqa: E402
 from gpu_kernels import where_torch_is  # noqa: E402
 from targets import ATTENTION, table  # noqa: E402
 
@@ -40,7 +40,6 @@ from dualml.backends.base import Backend  # noqa: E402
 from dualml.dtypes import as_dtype  # noqa: E402
 from dualml.kernel import Kernel, Variant  # noqa: E402
 from dualml.ops.attention import attention_backward, attention_backward_delta, attention_forward  # noqa: E402
-from dualml.safe_files import replacing  # noqa: E402
 
 TILES = {  # rows owned, rows that stream past, threads: what registers and shared memory allow, by head size
     ("forward", 64): [(128, 64, 128), (128, 32, 128), (128, 64, 256), (64, 64, 128), (64, 128, 128)],
@@ -208,15 +207,8 @@ class Bench:
             self.targets.append(target.verdict(rates.get("dualml"), rates.get(best), best, wrong))
 
     def save(self) -> None:
-        path = self.options.json
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        device = {"backend": self.backend.name, "device": self.backend.device.name,
-                  "driver": self.backend.device.driver, "dtype": self.options.dtype}
-        with replacing(path, "Name another --json.") as partial:
-            partial.write_text(json.dumps(device | {"rows": self.rows, "targets": self.targets}, indent=1) + "\n",
-                               encoding="utf-8")
+        write_figures(self.options.json, self.backend,
+                      {"dtype": self.options.dtype, "rows": self.rows, "targets": self.targets})
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from dualml import runtime
 from dualml.backends.base import Backend
-from dualml.kernel import Kernel, Variant
+from dualml.kernel import Kernel, Spec, Variant
 
 COVER = 1 << 30      # bytes of a covering copy: half a millisecond of an H200
 MOST_COVERS = 80
@@ -225,3 +226,30 @@ def compare(contestants: Iterable[Contestant], rounds: int, seconds: float, most
                              statistics.median(s.host for s in one.samples),
                              all(s.covered for s in one.samples) or not one.clock.device_time, one.error)
             for one in team}
+
+
+class _Names:
+    """A hook on the one door: what each launch was."""
+
+    def __init__(self, name: Callable[[Spec, Any], str]) -> None:
+        self.name, self.found = name, list[str]()
+
+    def before(self, launch: runtime.Launch) -> None:
+        self.found.append(self.name(launch.spec, launch.dims))
+
+    def after(self, launch: runtime.Launch) -> None: ...
+
+
+def by_launch(backend: Backend, work: Callable[[], Any],
+              name: Callable[[Spec, Any], str]) -> tuple[list[str], list[float]]:
+    """Names of the launches in `work`, by their spec and sizes, and device seconds of each; none of these where the
+    backend has no clock for single launches."""
+    names = _Names(name)
+    backend.begin_timing()
+    runtime.hooks.append(names)
+    try:
+        work()
+    finally:
+        runtime.hooks.remove(names)
+        seconds = backend.end_timing()
+    return names.found, seconds

@@ -15,10 +15,8 @@ form: a wrong one is told in its row, counts for no target, and makes the exit s
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,12 +25,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from device_clock import Contestant, Form, HostClock, OurClock, Sample, TorchClock, compare, rotated  # noqa: E402
+from figures import write_figures  # noqa: E402
 from kernel_cases import BYTES, Case, OurMaker, Rival, TorchMaker, cases  # noqa: E402
 from targets import number, table  # noqa: E402
 
 from dualml import runtime  # noqa: E402
 from dualml.ops.matmul import gemm  # noqa: E402
-from dualml.safe_files import replacing  # noqa: E402
 
 ROTATED, MOST_SETS = 256 << 20, 12  # bytes that sets in turn have at least, several times the cache; sets at most
 COLUMNS = ("kernel", "shape", "dtype", "way", "ms", "TB/s", "TFLOP/s", "share", "to eager", "to compiled", "host us")
@@ -180,16 +178,9 @@ class Bench:
         self.targets.append(verdict | {"target": f"{case.target.what}, {case.shape} {case.dtype}"})
 
     def save(self) -> None:
-        path = self.options.json
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        device = {"backend": self.backend.name, "device": self.backend.device.name,
-                  "driver": self.backend.device.driver, "torch": self.torch.__version__ if self.torch_clock else None}
-        found = {**device, "date": time.strftime("%Y-%m-%d"), "copy TB/s": self.copy / 1e12, "rows": self.rows,
-                 "targets": self.targets}
-        with replacing(path, "Name another --json.") as partial:
-            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_figures(self.options.json, self.backend, {
+            "torch": self.torch.__version__ if self.torch_clock else None, "copy TB/s": self.copy / 1e12,
+            "rows": self.rows, "targets": self.targets})
 
 
 def where_torch_is(asked: str) -> str:

@@ -10,58 +10,38 @@ has in it what the events take, about 2 us.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from device_clock import by_launch  # noqa: E402
+from figures import write_figures  # noqa: E402
 from kernel_workloads import WORK, launch_name  # noqa: E402
 
 import dualml as dm  # noqa: E402
 from dualml import runtime  # noqa: E402
-from dualml.safe_files import replacing  # noqa: E402
 
 
-class Names:
-    """A hook on the one door: what each launch was, with its sizes."""
-
-    def __init__(self) -> None:
-        self.found: list[str] = []
-
-    def before(self, launch: runtime.Launch) -> None:
-        self.found.append(launch_name(launch.spec, launch.dims))
-
-    def after(self, launch: runtime.Launch) -> None: ...
-
-
-def measure(backend: str, rounds: int, works: Sequence[Callable[[], None]] = WORK) -> dict[str, Any]:
+def measure(backend: str, rounds: int, works: Sequence[Callable[[], None]] = WORK) -> dict[str, float]:
     """Microseconds by a launch's name: the median of all launches of that name, of all rounds but the first."""
     dm.set_backend(backend)
     device, took = runtime.current(), dict[str, list[float]]()
+    if not device.begin_timing():
+        raise SystemExit(f"{backend} has no clock for single launches.")
+    device.end_timing()
     for index in range(rounds + 1):
         for work in works:
-            names = Names()
-            if not device.begin_timing():
-                raise SystemExit(f"{backend} has no clock for single launches.")
-            runtime.hooks.append(names)
-            try:
-                work()
-            finally:
-                runtime.hooks.remove(names)
-                seconds = device.end_timing()
-            if len(seconds) != len(names.found):
-                raise SystemExit(f"{work.__name__}: {len(names.found)} launches were seen, {len(seconds)} were timed.")
+            names, seconds = by_launch(device, work, launch_name)
+            if len(seconds) != len(names):
+                raise SystemExit(f"{work.__name__}: {len(names)} launches were seen, {len(seconds)} were timed.")
             if index:  # the first compiles
-                for name, one in zip(names.found, seconds, strict=True):
+                for name, one in zip(names, seconds, strict=True):
                     took.setdefault(name, []).append(one * 1e6)
-    return {"backend": device.name, "device": device.device.name, "driver": device.device.driver,
-            "date": time.strftime("%Y-%m-%d"), "us": {name: statistics.median(all_) for name, all_ in took.items()}}
+    return {name: statistics.median(all_) for name, all_ in took.items()}
 
 
 def main() -> None:
@@ -71,12 +51,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
     found = measure(options.backend, options.rounds)
-    for name, us in sorted(found["us"].items()):
+    for name, us in sorted(found.items()):
         print(f"{us:10.1f} us  {name}")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(options.json, "Name another --json.") as partial:
-            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_figures(options.json, runtime.current(), {"us": found})
 
 
 if __name__ == "__main__":

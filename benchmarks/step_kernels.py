@@ -11,10 +11,8 @@ is timed too, is what a step takes.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,13 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from device_clock import COVER, MOST_COVERS, Contestant, OurClock, compare  # noqa: E402
+from device_clock import COVER, MOST_COVERS, Contestant, OurClock, by_launch, compare  # noqa: E402
+from figures import write_figures  # noqa: E402
 
 import dualml as dm  # noqa: E402
 from dualml import amp, optim, runtime  # noqa: E402
 from dualml.kernel import Spec  # noqa: E402
 from dualml.models import GPT  # noqa: E402
-from dualml.safe_files import replacing  # noqa: E402
 from dualml.train import recipe  # noqa: E402
 from dualml.train.trainer import make_optimizer  # noqa: E402
 
@@ -72,32 +70,12 @@ def label(spec: Spec, dims: Any) -> str:
         + (" bias" if dims.get("has_bias") else "")
 
 
-class Names:
-    """A hook on the one door: what each launch was."""
-
-    def __init__(self) -> None:
-        self.found: list[str] = []
-
-    def before(self, launch: runtime.Launch) -> None:
-        self.found.append(label(launch.spec, launch.dims))
-
-    def after(self, launch: runtime.Launch) -> None: ...
-
-
 def timed(run: Any, clock: OurClock, covers: int) -> tuple[list[str], list[float]]:
     """Names of a step's launches, and device seconds of each; without a device's clock there are none."""
-    backend, names = clock.backend, Names()
-    runtime.hooks.append(names)
-    try:
-        clock.wait()
-        for _ in range(covers):
-            clock.cover()
-        backend.begin_timing()
-        run()
-        seconds = backend.end_timing()
-    finally:
-        runtime.hooks.remove(names)
-    return names.found, seconds
+    clock.wait()
+    for _ in range(covers):
+        clock.cover()
+    return by_launch(clock.backend, run, label)
 
 
 def rows_of(names: list[str], rounds: list[list[float]]) -> list[dict[str, Any]]:
@@ -121,10 +99,8 @@ def measure(options: argparse.Namespace, **sizes: Any) -> dict[str, Any]:
     found = [timed(run, clock, MOST_COVERS) for _ in range(options.rounds)]
     names, rounds = found[0][0], [seconds for _, seconds in found if seconds]
     step = compare([Contestant("step", clock, run)], options.rounds, 0.05)["step"]
-    device = {"backend": backend.name, "device": backend.device.name, "driver": backend.device.driver}
-    return device | {"date": time.strftime("%Y-%m-%d"), "precision": options.precision, "batch": options.batch,
-                     "dropout": options.dropout, "step ms": step.seconds * 1e3, "step host ms": step.host * 1e3,
-                     "rows": rows_of(names, rounds)}
+    return {"precision": options.precision, "batch": options.batch, "dropout": options.dropout,
+            "step ms": step.seconds * 1e3, "step host ms": step.host * 1e3, "rows": rows_of(names, rounds)}
 
 
 def main() -> None:
@@ -143,10 +119,7 @@ def main() -> None:
     total = sum(row["us"] for row in found["rows"])
     print(f"launch by launch {total / 1e3:.3f} ms; replayed {found['step ms']:.3f} ms, of which the host takes "
           f"{found['step host ms']:.3f}")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(options.json, "Name another --json.") as partial:
-            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_figures(options.json, runtime.current(), found)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 // A block sorts its own indices, and counts before which of them each of the others comes. What comes before its k-th
 // are k of its own and all that were counted up to there. Whole numbers add up to the same in any order.
+#include "lib/running_sum.cuh"
+
 struct alignas(4 * W) Indices { int v[W]; };
 
 __device__ constexpr u32 power_below(u32 n) { return n < 2 ? 1 : 2 * power_below(n / 2); }
 
 KERNEL {
     __shared__ int keys[BLOCK], ranked[BLOCK];
-    __shared__ u32 from[BLOCK], counts[BLOCK], sums[BLOCK / 32];
+    __shared__ u32 from[BLOCK], counts[BLOCK];
     const u32 t = threadIdx.x, begin = blockIdx.x * BLOCK, own = min(BLOCK, p.N - begin);
     const int key = t < own ? indices[begin + t] : 0;
     keys[t] = key;
@@ -36,15 +38,8 @@ KERNEL {
             if (smaller[e] < own) atomicAdd(&counts[smaller[e]], 1u);
     }
     __syncthreads();
-    u32 before = counts[t];
-#pragma unroll
-    for (u32 d = 1; d < 32; d <<= 1) {
-        const u32 more = __shfl_up_sync(ALL_LANES, before, d);
-        if (t % 32 >= d) before += more;
-    }
-    if (t % 32 == 31) sums[t / 32] = before;
-    __syncthreads();
-    for (u32 w = 0; w < t / 32; w++) before += sums[w];
+    u32 total;
+    const u32 before = running_sum(counts[t], total);
     if (t >= own) return;
     order[t + before] = int(from[t]);
     sorted[t + before] = ranked[t];

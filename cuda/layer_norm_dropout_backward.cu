@@ -7,18 +7,6 @@
 constexpr u32 n = C / VEC, COLUMNS = (n + BLOCK - 1) / BLOCK, SLOTS = COLUMNS ? COLUMNS : 1;  // vectors per thread
 constexpr bool KEEP = COLUMNS * VEC <= 8 * W;  // whether a row stays in registers too
 
-__device__ __forceinline__ float2 block_sum2(float2 v) {
-    __shared__ float2 parts[BLOCK / 32];
-    v = make_float2(warp_sum(v.x), warp_sum(v.y));
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = v;
-    __syncthreads();
-    float2 total = parts[0];
-#pragma unroll
-    for (u32 w = 1; w < BLOCK / 32; w++) total = make_float2(total.x + parts[w].x, total.y + parts[w].y);
-    __syncthreads();  // before parts is used again
-    return total;
-}
-
 KERNEL {
     const u32 t = threadIdx.x;
     vecf dw[SLOTS] = {}, db[SLOTS] = {}, kept_e[KEEP ? SLOTS : 1] = {}, kept_y[KEEP ? SLOTS : 1] = {};
@@ -39,7 +27,7 @@ KERNEL {
                 if (KEEP) kept_e[k] = e, kept_y[k] = y;
             }
         }
-        sums = block_sum2(sums);
+        sums = block_sum(sums);
         const float e_mean = sums.x / float(C), slope = sums.y / float(C);
 #pragma unroll
         for (u32 k = 0; k < COLUMNS; k++) {

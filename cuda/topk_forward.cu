@@ -2,6 +2,7 @@
 // order, then give each its place by counting the better ones. Short rows are collected whole.
 #include "lib/group.cuh"
 #include "lib/order.cuh"
+#include "lib/running_sum.cuh"
 constexpr u32 n = C / W;
 constexpr bool LONG = C > 256;
 constexpr u32 BITS = C > 4096 ? 11 : 8;  // of a key, looked at in one pass
@@ -28,21 +29,11 @@ __device__ __forceinline__ void clear(u32* bins) {
 
 // The sum of all bins before this thread's; the sum with them in `through`.
 __device__ __forceinline__ u32 settle(const u32* bins, u32& through) {
-    __shared__ u32 sums[BLOCK / 32];
     const u32 t = threadIdx.x;
     __syncthreads();
-    u32 sum = 0;
+    u32 sum = 0, total;
     for (u32 b = t * SHARE; b < (t + 1) * SHARE && b < BINS; b++) sum += bins[b];
-    through = sum;
-#pragma unroll
-    for (u32 d = 1; d < 32; d <<= 1) {
-        const u32 more = __shfl_up_sync(ALL_LANES, through, d);
-        if (t % 32 >= d) through += more;
-    }
-    if (t % 32 == 31) sums[t / 32] = through;
-    __syncthreads();
-    for (u32 w = 0; w < t / 32; w++) through += sums[w];
-    __syncthreads();
+    through = running_sum(sum, total);
     return through - sum;
 }
 

@@ -6,30 +6,11 @@ const n = max(C / W, 1u);
 var<workgroup> keys: array<u32, 256>;
 var<workgroup> places: array<u32, 256>;
 {% if LONG %}
-const BITS = {{ 11 if C > 4096 else 8 }}u;  // of a key, looked at in one pass
-const BINS = 1u << BITS;
-const SHARE = BINS / BLOCK;
+{% set BITS = 11 if C > 4096 else 8 %}  {#- of a key, looked at in one pass #}
+{% include "lib/bins.wgsl" %}
 const SEGMENT = (n + BINS - 1u) / BINS;
-var<workgroup> bins: array<atomic<u32>, BINS>;
-var<workgroup> sums: array<u32, BLOCK>;
 var<workgroup> filled: atomic<u32>;
 var<workgroup> found: vec2u;
-
-// Running sums of the bins, by invocation.
-fn settle(t: u32) {
-    workgroupBarrier();
-    var sum = 0u;
-    for (var b = t * SHARE; b < (t + 1u) * SHARE; b++) { sum += atomicLoad(&bins[b]); }
-    sums[t] = sum;
-    workgroupBarrier();
-    for (var d = 1u; d < BLOCK; d <<= 1u) {
-        var more = 0u;
-        if (t >= d) { more = sums[t - d]; }
-        workgroupBarrier();
-        sums[t] += more;
-        workgroupBarrier();
-    }
-}
 
 // The key of the k-th best, and how many that equal it come before it.
 fn select_key(base: u32, t: u32) -> vec2u {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -16,6 +17,10 @@ from tests.parity.modes import BACKENDS, MISSING, PRESENT, REQUIRED
 
 # PyPI's PyTorch for Linux brings Triton, whose LLVM crashes a process that has Mesa's loaded; no test needs it
 sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
+
+# `make test &` in a script has its processes ignore SIGINT, which some tests send
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> list[str]:

@@ -7,11 +7,10 @@ nodes in another random order that the edges allow.
 from __future__ import annotations
 
 import ctypes
-import math
 import random
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +19,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dualml.backends import cublas, cuda, nvrtc
-from dualml.backends.base import Binding
-from dualml.kernel import Spec, make_kernel
+from dualml.backends import cublas, nvrtc
+from dualml.kernel import make_kernel
 
 CUBLAS_TYPES = {0: np.dtype(np.float32), 2: np.dtype(np.float16), 14: np.dtype(ml_dtypes.bfloat16)}
 
@@ -358,40 +356,6 @@ def put_in_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Device:
     monkeypatch.setattr(cublas, "_library", lambda name, version: stand_in.cuda.cublas)
     monkeypatch.setenv("DUALML_CACHE", str(tmp_path))
     return stand_in
-
-
-class WithReferences(cuda.CudaBackend):
-    """Kernels of ours run as their NumPy references, on the stream that they are launched on."""
-
-    name = "cuda_references"
-
-    def build(self, spec: Spec) -> Any:
-        return (self.vendor and self._vendor_program(spec)) or Reference(spec)
-
-
-class Reference:
-    """A program that computes by a kernel's reference."""
-
-    def __init__(self, spec: Spec) -> None:
-        self.spec, self.kernel = spec, spec.kernel
-
-    def prepare(self, params: bytes, stream: Stream) -> None: ...
-
-    def launch(self, bindings: Sequence[Binding], params: bytes, groups: int, stream: Stream) -> None:
-        stream.do(lambda: self.compute([b.buffer.handle.ptr + b.offset for b in bindings], params))
-
-    def compute(self, addresses: list[int], params: bytes) -> None:
-        kernel, fields = self.kernel, np.frombuffer(params, self.spec.struct)[0]
-        dims = dict(self.spec.constants) | {n: fields[n].item() for n, _ in kernel.params}
-        shapes = [tuple(kernel.size(d, dims) for d in arg.dims) for arg in kernel.args]
-        held = [at(a, self.spec.dtype(arg).device, math.prod(shape)).reshape(shape)
-                for a, arg, shape in zip(addresses, kernel.args, shapes, strict=True)]
-        given = [x.astype(self.spec.dtype(arg).host) for x, arg in zip(held, kernel.inputs, strict=False)]
-        with np.errstate(all="ignore"):
-            result = kernel.reference(*given, **{n: dims[n] for n, _ in kernel.scalars})
-        targets = [*kernel.updated, *range(len(kernel.inputs), len(kernel.args))]
-        for index, value in zip(targets, result if isinstance(result, tuple) else (result,), strict=True):
-            held[index][...] = np.asarray(value).reshape(shapes[index])
 
 
 def probe(body: str = "out[0] = 0;", name: str = "probe") -> Any:

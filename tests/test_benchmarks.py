@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import dualml as dm
 from dualml import dtypes, runtime
 from dualml.array import from_numpy, run
 from dualml.ops.bias_gelu import bias_gelu_forward
 from dualml.ops.matmul import gemm, matmul
-from tests.cupy_stand_in import Device, WithReferences, put_in_place
+from tests.cuda_references import WithReferences, references_compute
+from tests.cupy_stand_in import Device, put_in_place
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks"
@@ -140,11 +140,8 @@ def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Device:
 @pytest.fixture
 def backend(device: Device, monkeypatch: pytest.MonkeyPatch) -> Iterator[WithReferences]:
     """CUDA's backend, whose kernels compute by their references."""
-    made = WithReferences()
-    monkeypatch.setitem(runtime._FACTORIES, made.name, ("", ""))
-    monkeypatch.setitem(runtime._open, made.name, made)
-    with dm.use_backend(made.name):
-        yield made
+    with references_compute(monkeypatch) as backend:
+        yield backend
 
 
 def test_device_time(device: Device, backend: WithReferences) -> None:

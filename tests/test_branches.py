@@ -20,6 +20,7 @@ from dualml.models import GPT, GPTConfig
 from dualml.programs import Program
 from dualml.programs.branches import Use, needs
 from tests.orders import Launches, conflicts, reach, some_order, unordered, uses
+from tests.training import training_step
 
 
 class PackedCpu(CpuBackend):
@@ -79,17 +80,8 @@ class Training:
     def __init__(self) -> None:
         dm.manual_seed(0)
         self.model = GPT(CONFIG)
-        optimizer = optim.AdamW(self.model.parameters(), 1e-2)
-
-        @dm.capture
-        def step(tokens: dm.Tensor, targets: dm.Tensor) -> dm.Tensor:
-            loss: dm.Tensor = self.model(tokens, targets)[1]
-            optimizer.zero_grad()
-            loss.backward()
-            optim.clip_grad_norm_(self.model.parameters(), 1.0)
-            optimizer.step()
-            return loss
-        self.step, self.rng = step, np.random.default_rng(0)
+        self.step: Any = dm.capture(training_step(self.model, optim.AdamW(self.model.parameters(), 1e-2)))
+        self.rng = np.random.default_rng(0)
 
     def losses(self, count: int) -> list[float]:
         return [self.step(*self.rng.integers(0, 32, (2, 3, 8)).astype(np.int32)).item() for _ in range(count)]

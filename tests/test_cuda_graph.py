@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import dualml as dm
-from dualml import amp, optim, runtime
+from dualml import optim, runtime
 from dualml.array import Array, from_numpy, run
 from dualml.backends import cuda
 from dualml.backends.cuda_graph import turns
@@ -23,8 +23,10 @@ from dualml.models import GPT, GPTConfig
 from dualml.ops.matmul import gemm
 from dualml.programs.program import Program
 from dualml.programs.recording import Recording
-from tests.cupy_stand_in import CudaError, Device, Event, Graph, Stream, WithReferences, probe, put_in_place
+from tests.cuda_references import WithReferences, references_compute
+from tests.cupy_stand_in import CudaError, Device, Event, Graph, Stream, probe, put_in_place
 from tests.orders import unordered, uses
+from tests.training import training_step
 
 X = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
 
@@ -133,15 +135,7 @@ def losses(capture: bool, steps: int = 8) -> tuple[list[float], bytes, Any]:
     """What training a GPT with dropout, clipping and AdamW gives, and the captured step."""
     dm.manual_seed(0)
     model, rng = GPT(CONFIG), np.random.default_rng(0)
-    optimizer = optim.AdamW(model.parameters(), 1e-2)
-
-    def step(tokens: dm.Tensor, targets: dm.Tensor) -> dm.Tensor:
-        loss: dm.Tensor = model(tokens, targets)[1]
-        optimizer.zero_grad()
-        loss.backward()
-        optim.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return loss
+    step = training_step(model, optim.AdamW(model.parameters(), 1e-2))
     run_step: Any = dm.capture(step) if capture else step
     found = [run_step(*map(dm.tensor, rng.integers(0, 24, (2, 2, 8)).astype(np.int32))).item() for _ in range(steps)]
     return found, b"".join(p.detach().numpy().tobytes() for p in model.parameters()), run_step
@@ -150,10 +144,7 @@ def losses(capture: bool, steps: int = 8) -> tuple[list[float], bytes, Any]:
 @pytest.fixture
 def computing(device: Device, monkeypatch: pytest.MonkeyPatch) -> Iterator[WithReferences]:
     """A backend whose kernels compute, made the current one."""
-    backend = WithReferences()
-    monkeypatch.setitem(runtime._FACTORIES, backend.name, ("", ""))
-    monkeypatch.setitem(runtime._open, backend.name, backend)
-    with dm.use_backend(backend.name):
+    with references_compute(monkeypatch) as backend:
         yield backend
 
 
@@ -302,17 +293,7 @@ def test_the_12m_model_trains_by_one_graph(device: Device, monkeypatch: pytest.M
     with dm.use_backend(backend.name):
         dm.manual_seed(0)  # random numbers of backends of other tests go their own way
         model = GPT.from_preset("gpt-12m", 4096)
-        optimizer = optim.AdamW(model.parameters())
-
-        @dm.capture
-        def step(tokens: dm.Tensor, targets: dm.Tensor) -> dm.Tensor:
-            with amp.autocast("bfloat16"):
-                loss: dm.Tensor = model(tokens, targets)[1]
-            optimizer.zero_grad()
-            loss.backward()
-            optim.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            return loss
+        step: Any = dm.capture(training_step(model, optim.AdamW(model.parameters()), "bfloat16"))
         found = told(device, monkeypatch)
         for replays in (0, 0, 1, 2):  # two calls are recorded
             launched, memory = len(device.launched), len(device.memory)

@@ -14,6 +14,7 @@ from dualml import nn, optim
 from dualml.kernel import Kernel
 from dualml.models import GPT, GPTConfig
 from dualml.programs import Program, fuse, naming
+from tests.training import training_step
 
 F = nn.functional
 Step = Callable[..., Any]
@@ -135,15 +136,7 @@ class Training:
         self.model = GPT(GPTConfig(vocab_size=32, context=32, layers=2, heads=2, width=32, dropout=dropout,
                                    head_bias=True))
         self.optimizer = optim.AdamW(self.model.parameters(), 1e-2)
-        self.step: Any = dm.capture(self._step, fusion=fusion)
-
-    def _step(self, tokens: dm.Tensor, targets: dm.Tensor) -> dm.Tensor:
-        loss = self.model(tokens, targets)[1]
-        self.optimizer.zero_grad()
-        loss.backward()
-        optim.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        return loss
+        self.step: Any = dm.capture(training_step(self.model, self.optimizer), fusion=fusion)
 
     def run(self, steps: int) -> tuple[list[float], list[np.ndarray]]:
         rng = np.random.default_rng(4)
@@ -180,18 +173,9 @@ def test_the_large_models_step_has_half_the_launches(fast_backend: str) -> None:
     products are NumPy's, one at a time."""
     dm.manual_seed(0)
     model = GPT.from_preset("gpt-12m", 64, width=48)
-    optimizer = optim.AdamW(model.parameters(), 1e-3)
-
-    @dm.capture
-    def step(tokens: dm.Tensor) -> dm.Tensor:
-        loss: dm.Tensor = model(tokens, tokens)[1]
-        optimizer.zero_grad()
-        loss.backward()
-        optim.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return loss
+    step: Any = dm.capture(training_step(model, optim.AdamW(model.parameters(), 1e-3)))
     for _ in range(3):
-        step(np.zeros((4, 256), np.int32))
+        step(*np.zeros((2, 4, 256), np.int32))
     program = step.programs[0]
     assert program.launches <= (148 if fast_backend == "cpu" else program.recorded // 2), program.explain()
 

@@ -20,7 +20,8 @@ import dualml as dm
 from dualml import runtime
 from dualml.array import from_numpy
 from dualml.ops.matmul import matmul
-from tests.cupy_stand_in import WithReferences, put_in_place
+from tests.cuda_references import WithReferences, references_compute
+from tests.cupy_stand_in import put_in_place
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks"
@@ -36,11 +37,8 @@ def path(monkeypatch: pytest.MonkeyPatch) -> None:
 def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WithReferences]:
     """CUDA's backend, where cuBLAS works and kernels compute by their references."""
     put_in_place(monkeypatch, tmp_path)
-    made = WithReferences()
-    monkeypatch.setitem(runtime._FACTORIES, made.name, ("", ""))
-    monkeypatch.setitem(runtime._open, made.name, made)
-    with dm.use_backend(made.name):
-        yield made
+    with references_compute(monkeypatch) as backend:
+        yield backend
 
 
 # ---- what is timed is right, or said to be wrong --------------------------------------------------------------------

@@ -16,6 +16,7 @@ from dualml.models import GPT, GPTConfig
 from dualml.nn.attention import MLP
 from dualml.ops.matmul_epilogues import matmul_gelu, matmul_gelu_backward, matmul_sums
 from tests.parity.modes import PRESENT
+from tests.training import training_step
 
 ALL = frozenset({"sums", "gelu", "gelu_tanh"})
 BACKENDS = [name for name in ("cpu", "webgpu", "cuda_on_cpu") if name in PRESENT]
@@ -118,18 +119,10 @@ def test_a_captured_step_that_joins_is_the_eager_one(backend: str, monkeypatch: 
         with dm.use_backend(backend):
             dm.manual_seed(5)
             model = GPT(GPTConfig(17, 8, 2, 2, 16, 0.1))
-            optimizer = optim.AdamW(model.parameters(), lr=1e-2)
             tokens = dm.tensor(np.arange(16, dtype=np.int32).reshape(2, 8))
-
-            def step() -> Any:
-                loss = model(tokens, tokens)[1]
-                loss.backward()
-                optim.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-                return loss
-            train = dm.capture(step) if capture else step
-            return [float(train().item()) for _ in range(5)]
+            step = training_step(model, optim.AdamW(model.parameters(), lr=1e-2))
+            train: Any = dm.capture(step) if capture else step
+            return [float(train(tokens, tokens).item()) for _ in range(5)]
     apart = losses(False)
     join(monkeypatch, *ALL)
     joined = losses(False)

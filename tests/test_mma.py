@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import dualml as dm
-from dualml import amp, dtypes, optim, runtime
+from dualml import dtypes, optim, runtime
 from dualml.errors import KernelError
 from dualml.kernel import DeviceInfo, Kernel
 from dualml.models import GPT, GPTConfig
@@ -22,6 +22,7 @@ from dualml.ops.attention_varlen import AttentionVarlen, attention_varlen_backwa
 from dualml.ops.base import Case, Op
 from tests.parity.outcomes import run_op
 from tests.test_cuda_on_cpu import floats, launch
+from tests.training import training_step
 
 HALVES = {"__half": np.float16, "__nv_bfloat16": ml_dtypes.bfloat16}
 INCLUDE = '#include "lib/mma.cuh"\n'
@@ -235,16 +236,10 @@ def _training(backend: str, precision: str, heads: int, seed: int) -> np.ndarray
         model = GPT(GPTConfig(64, context, 1, heads, 64))
         for layer in (model.h[0].attn.qkv, model.h[0].attn.proj):
             init.normal_(layer.weight, 0.0, 0.15)  # so that it matters at once who attends to whom
-        optimizer = optim.AdamW(model.parameters(), 3e-3)
+        step = training_step(model, optim.AdamW(model.parameters(), 3e-3), precision)
         for _ in range(12):
             tokens = text[(rng.integers(0, 97, (2, 1)) + np.arange(context + 1)) % 97]
-            with amp.autocast(precision):
-                loss = model(dm.tensor(tokens[:, :-1].copy()), dm.tensor(tokens[:, 1:].copy()))[1]
-            optimizer.zero_grad()
-            loss.backward()
-            optim.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            found.append(loss.item())
+            found.append(step(dm.tensor(tokens[:, :-1].copy()), dm.tensor(tokens[:, 1:].copy())).item())
     return np.array(found)
 
 

@@ -12,7 +12,8 @@ from dualml import runtime
 from dualml.backends.cuda import CudaBackend
 from dualml.dtypes import as_dtype
 from dualml.kernel import Spec
-from tests.cupy_stand_in import Device, Reference, put_in_place
+from tests.cuda_references import Reference
+from tests.cupy_stand_in import Device, put_in_place
 from tests.parity import modes, report
 from tests.parity.outcomes import TESTED_OPS, cases_of, kernel_cases, run_op
 from tests.test_parity import _each, test_op as check_op

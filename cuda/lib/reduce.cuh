@@ -23,6 +23,18 @@ __device__ __forceinline__ float block_sum(float v) {
     return total;
 }
 
+__device__ __forceinline__ float2 block_sum(float2 v) {
+    __shared__ float2 parts[BLOCK / 32];
+    v = make_float2(warp_sum(v.x), warp_sum(v.y));
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = v;
+    __syncthreads();
+    float2 total = parts[0];
+#pragma unroll
+    for (u32 w = 1; w < BLOCK / 32; w++) total = make_float2(total.x + parts[w].x, total.y + parts[w].y);
+    __syncthreads();  // before parts is used again
+    return total;
+}
+
 __device__ __forceinline__ float block_max(float v) {
     __shared__ float parts[32];
     v = warp_max(v);

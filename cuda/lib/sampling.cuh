@@ -3,6 +3,7 @@
 #pragma once
 #include "lib/group.cuh"
 #include "lib/reduce.cuh"
+#include "lib/running_sum.cuh"
 #include "lib/vec.cuh"
 
 constexpr u32 n = V / W;
@@ -64,24 +65,11 @@ struct Row {
 
     // Running sums of the bins, by thread. Returns the sum of all.
     __device__ __forceinline__ u32 settle() {
-        __shared__ u32 sums[BLOCK / 32];
         const u32 t = threadIdx.x;
         __syncthreads();
-        u32 sum = 0;
+        u32 sum = 0, total;
         for (u32 b = t * SHARE; b < (t + 1) * SHARE && b < BINS; b++) sum += bins[b];
-        through = sum;
-#pragma unroll
-        for (u32 d = 1; d < 32; d <<= 1) {
-            const u32 more = __shfl_up_sync(ALL_LANES, through, d);
-            if (t % 32 >= d) through += more;
-        }
-        if (t % 32 == 31) sums[t / 32] = through;
-        __syncthreads();
-        u32 total = 0;
-        for (u32 w = 0; w < BLOCK / 32; w++) {
-            if (w < t / 32) through += sums[w];
-            total += sums[w];
-        }
+        through = running_sum(sum, total);
         before = through - sum;
         return total;
     }

@@ -1,6 +1,7 @@
 // Which tokens of a row may be drawn: those above a threshold, which is found without sorting. Logits are ordered by
 // keys, unsigned images of the floats; probabilities count in units of 2^-31, in integers: sums need no fixed order.
-{% set BITS = 11 if V > 4096 else 8 %}
+{% set BITS = 11 if V > 4096 else 8 %}  {#- of a key, looked at in one pass #}
+{% include "lib/bins.wgsl" %}
 {% include "lib/reduce.wgsl" %}
 alias vecu = {{ "vec4<u32>" if W == 4 else "u32" }};
 {% if W == 4 %}
@@ -11,14 +12,9 @@ fn vec_total(v: vecu) -> u32 { return v; }
 fn vec_top(v: vecu) -> u32 { return v; }
 {% endif %}
 const n = V / W;
-const BITS = {{ BITS }}u;            // of a key, looked at in one pass
-const BINS = {{ 2 ** BITS }}u;
-const SHARE = BINS / BLOCK;
 const LOWEST = 0x00800000u;    // key of the lowest finite float: minus infinity is never drawn
 const HIGHEST = 0xff7fffffu;   // and of the highest
 const UNITS = 2147483648.0f;
-var<workgroup> bins: array<atomic<u32>, BINS>;
-var<workgroup> sums: array<u32, BLOCK>;
 var<workgroup> found: vec2u;
 var<private> top: f32;         // the largest logit
 var<private> threshold: u32;   // key of the smallest that may be drawn
@@ -52,23 +48,6 @@ fn block_top(v: u32, t: u32) -> u32 {
     let highest = sums[0];
     workgroupBarrier();
     return highest;
-}
-
-// Running sums of the bins, by invocation. Returns the sum of all.
-fn settle(t: u32) -> u32 {
-    workgroupBarrier();
-    var sum = 0u;
-    for (var b = t * SHARE; b < (t + 1u) * SHARE; b++) { sum += atomicLoad(&bins[b]); }
-    sums[t] = sum;
-    workgroupBarrier();
-    for (var d = 1u; d < BLOCK; d <<= 1u) {
-        var more = 0u;
-        if (t >= d) { more = sums[t - d]; }
-        workgroupBarrier();
-        sums[t] += more;
-        workgroupBarrier();
-    }
-    return sums[BLOCK - 1u];
 }
 
 // After settle: the bin in which the running sum passes `goal`, and how far into it goal lies. Empties the bins.
