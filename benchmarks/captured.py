@@ -4,9 +4,9 @@
     python benchmarks/captured.py --backend webgpu --pictures docs/images     draws a step as eager and as captured
     python benchmarks/captured.py --backend cpu --profile                     tells where an eager step's time goes
 
-The step is that of a small GPT, or of the 12.3M one with --config 12m. Each way gets the same batches from the same
-seed; losses must agree to the last bit, or the exit status is 1. On CUDA a captured step is a CUDA graph: recorded on
-one stream a chain, on more with branches where launches do not need one another.
+The step is that of a small GPT, or of the 12.3M one with --config 12m; with --precision under autocast. Each way gets
+the same batches from the same seed; losses must agree to the last bit, or the exit status is 1. On CUDA a captured step
+is a CUDA graph: recorded on one stream a chain, on more with branches where launches do not need one another.
 
 Host time is what the calling thread computes in a step, Python and driver, waiting for the device left out; the mean,
 since webgpu encodes 16 replays at once: take a multiple of 16 steps.
@@ -29,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dualml as dm
-from dualml import optim, runtime
+from dualml import amp, optim, runtime
 from dualml.models import GPT, GPTConfig
 
 CONFIGS = {"tiny": (GPTConfig(vocab_size=64, context=32, layers=2, heads=2, width=32), 2),
@@ -40,13 +40,14 @@ WARM = 3  # two recorded calls, and one more
 Step = Callable[..., Any]
 
 
-def make_step(config: GPTConfig) -> Step:
+def make_step(config: GPTConfig, precision: str) -> Step:
     dm.manual_seed(0)
     model = GPT(config)
     optimizer = optim.AdamW(model.parameters(), 1e-3)
 
     def step(tokens: Any, targets: Any) -> dm.Tensor:
-        loss: dm.Tensor = model(*[t if isinstance(t, dm.Tensor) else dm.tensor(t) for t in (tokens, targets)])[1]
+        with amp.autocast(precision):
+            loss: dm.Tensor = model(*[t if isinstance(t, dm.Tensor) else dm.tensor(t) for t in (tokens, targets)])[1]
         optimizer.zero_grad()
         loss.backward()
         optim.clip_grad_norm_(model.parameters(), 1.0)
@@ -72,18 +73,18 @@ def row(way: str, taken: list[float], host: list[float], launches: int, same: bo
             "bits equal": same}
 
 
-def compare(config: GPTConfig, batch: int, steps: int) -> list[dict[str, Any]]:
+def compare(config: GPTConfig, precision: str, batch: int, steps: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     shape = (batch, config.context)
     batches = [tuple(rng.integers(0, config.vocab_size, shape).astype(np.int32) for _ in range(2))
                for _ in range(WARM + 2 * steps)]
-    eager, *times = timed(make_step(config), batches)
+    eager, *times = timed(make_step(config, precision), batches)
     rows = []
     backend = runtime.current()
     usual = backend.streams
     for streams in (1, 2, 3) if usual > 1 else (1,):
         backend.streams = streams
-        captured = dm.capture(make_step(config))
+        captured = dm.capture(make_step(config, precision))
         found, *new = timed(captured, batches[:WARM + steps])
         program = captured.programs[0]
         rows.append(row(f"captured, {streams} stream{'s' * (streams > 1)}" if usual > 1 else "captured", new[0][WARM:],
@@ -108,10 +109,12 @@ def shortest(step: Any, config: GPTConfig, batch: int) -> Any:
     return min(found[WARM:], key=lambda p: p.span)
 
 
-def draw(config: GPTConfig, batch: int, folder: Path, title: str) -> None:
+def draw(config: GPTConfig, precision: str, batch: int, folder: Path, title: str) -> None:
     """A step of each way, as a timeline."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, step in (("eager", make_step(config)), ("captured", dm.capture(make_step(config)))):
+    for name in ("eager", "captured"):
+        step = make_step(config, precision)
+        step = dm.capture(step) if name == "captured" else step
         shortest(step, config, batch).timeline(folder / f"step_{name}.svg", f"{name}, {title}")
 
 
@@ -119,6 +122,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--config", choices=CONFIGS, default="small")
+    parser.add_argument("--precision", choices=amp.PRECISIONS, default="float32")
     parser.add_argument("--steps", type=int, default=32, help="timed steps of each way")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--profile", action="store_true", help="kernels of an eager step by time, and no timing")
@@ -128,13 +132,15 @@ def main() -> int:
     device = runtime.current().device
     config, batch = CONFIGS[options.config]
     if options.profile:
-        print(shortest(make_step(config), config, batch).table())
+        print(shortest(make_step(config, options.precision), config, batch).table())
         return 0
     if options.pictures:
-        draw(config, batch, options.pictures, runtime.current().name + " on a CPU driver" * device.software)
+        title = runtime.current().name + " on a CPU driver" * device.software
+        draw(config, options.precision, batch, options.pictures, title)
         return 0
-    rows = [{"backend": runtime.current().name, "device": device.name, "config": options.config} | found
-            for found in compare(config, batch, options.steps)]
+    rows = [{"backend": runtime.current().name, "device": device.name, "config": options.config,
+             "precision": options.precision} | found
+            for found in compare(config, options.precision, batch, options.steps)]
     for one in rows:
         print(f"{one['backend']} {one['config']} {one['way']:19s} {one['launches']:4d} launches {one['ms']:9.2f} ms, "
               f"{one['host ms']:7.3f} of the host   "

@@ -124,7 +124,8 @@ def tests(backend: str, options: argparse.Namespace) -> Step:
 def by_cublaslt(options: argparse.Namespace) -> list[Step]:
     """Products again, and a captured step, where cuBLASLt does more with them. What this finds is no part of the
     report's parity, which is that of what runs by default."""
-    step = script("captured", "captured cublaslt", 120, options, "--backend", "cuda", "--config", "small")
+    step = script("captured", "captured cublaslt", 120, options, "--backend", "cuda", "--config", "small",
+                  "--precision", "bfloat16")
     apart = f"PARITY_FOLDER={ROOT / 'out' / 'parity_cublaslt'}"
     return [Step("tests cublaslt", ["env", "DUALML_CUBLASLT=1", apart, *PYTEST, PARITY, "-k",
                                     "cuda and not cuda_on_cpu and not without and (linear or matmul)",
@@ -138,9 +139,11 @@ def script(name: str, label: str, limit: float, options: argparse.Namespace, *wo
 
 
 def captured(backend: str, options: argparse.Namespace) -> list[Step]:
-    """The same bits as eager, which is a check too; on CUDA with branches and without."""
-    return [script("captured", f"captured {backend} {size}", 300, options, "--backend", backend, "--config", size)
-            for size in (("small",) if options.fast else ("small", "12m"))]
+    """The same bits as eager, which is a check too; on CUDA with branches and without, in bfloat16 too."""
+    sizes = ("small",) if options.fast else ("small", "12m")
+    runs = [(size, size, "float32") for size in sizes] + [("bf16", sizes[-1], "bfloat16")] * (backend == "cuda")
+    return [script("captured", f"captured {backend} {name}", 300, options, "--backend", backend, "--config", size,
+                   "--precision", precision) for name, size, precision in runs]
 
 
 def speed_of_cuda(options: argparse.Namespace) -> list[Step]:

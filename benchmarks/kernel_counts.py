@@ -28,6 +28,7 @@ from dualml.backends.nvrtc import (  # noqa: E402
     target_of,
 )
 from dualml.backends.sources import cuda_source  # noqa: E402
+from dualml.dtypes import DType  # noqa: E402
 from dualml.kernel import DeviceInfo, Spec  # noqa: E402
 from dualml.programs.costs import operations, times, touched  # noqa: E402
 from dualml.programs.recording import Item, Place  # noqa: E402
@@ -48,7 +49,7 @@ _PER_ELEMENT = {"dropout_forward": 15, "layer_norm_forward": 8, "layer_norm_back
 class Noting(Recorder):
     """An H200 that only notes what it is given to do."""
 
-    joins: frozenset[str] = frozenset()  # as `joined` of a backend
+    joined: frozenset[str] = frozenset()  # what `joins` says yes to
 
     def __init__(self, arch: int = ARCH) -> None:
         super().__init__(arch)
@@ -60,9 +61,8 @@ class Noting(Recorder):
     def own_products(self) -> bool:
         return False  # cuBLAS makes them, one at a time
 
-    @property
-    def joined(self) -> frozenset[str]:
-        return self.joins
+    def joins(self, what: str, dtype: DType) -> bool:
+        return what in self.joined
 
 
 Noting80 = partial(Noting, 80)

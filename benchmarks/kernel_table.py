@@ -70,9 +70,9 @@ def occupancy(spec: Spec, registers: int, shared: int) -> str:
 
 # ---- the step -------------------------------------------------------------------------------------------------------
 
-def captured(precision: str, batch: int, dropout: float, joins: Sequence[str] = ()) -> Any:
-    """The program of a training step: forward, backward, clipping, AdamW. `joins` as `joined` of a backend."""
-    noting().joins = frozenset(joins)
+def captured(precision: str, batch: int, dropout: float, joined: Sequence[str] = ()) -> Any:
+    """The program of a training step: forward, backward, clipping, AdamW. `joined`: what products take on."""
+    noting().joined = frozenset(joined)
     return step_kernels.captured(precision, batch, dropout).programs[0]
 
 
@@ -136,9 +136,9 @@ def epilogues(program: Any, precision: str, batch: int, dropout: float) -> str:
     """What cuBLASLt's would save: cuBLAS finds biases written by products of their own, and does nothing else."""
     def floor(items: Sequence[Item], without: bool) -> float:
         return sum(floor_of(i, bytes_of(i) - without * bias_bytes(i), *flops_of(i))[1] for i in items) * 1e3
-    steps = {"biases": program} | {what: captured(precision, batch, dropout, joins) for what, joins in (
+    steps = {"biases": program} | {what: captured(precision, batch, dropout, joined) for what, joined in (
         ("GELU and its gradient", ["gelu_tanh"]), ("gradients of biases", ["gelu_tanh", "sums"]))}
-    noting().joins = frozenset()
+    noting().joined = frozenset()
     floors = [floor(program.items, False), *(floor(step.items, True) for step in steps.values())]
     saved = ", ".join(f"{what} {one - two:.2f} ms" for what, (one, two) in zip(steps, pairwise(floors), strict=True))
     return (f"`DUALML_CUBLASLT=1` lets cuBLASLt do it with {steps['gradients of biases'].launches} launches in "

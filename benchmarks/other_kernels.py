@@ -4,7 +4,8 @@
     python benchmarks/kernel_table.py --only others --others out/other_kernels.json      beside what was counted
 
 Each launch runs between two events, in work as a program does it, which may read results in between. So a short launch
-has in it what the events take, about 2 us.
+has in it what the events take, about 2 us. The file is written after each round; work that fails is told at the end,
+and makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -26,22 +27,32 @@ import dualml as dm  # noqa: E402
 from dualml import runtime  # noqa: E402
 
 
-def measure(backend: str, rounds: int, works: Sequence[Callable[[], None]] = WORK) -> dict[str, float]:
-    """Microseconds by a launch's name: the median of all launches of that name, of all rounds but the first."""
-    dm.set_backend(backend)
-    device, took = runtime.current(), dict[str, list[float]]()
-    if not device.begin_timing():
-        raise SystemExit(f"{backend} has no clock for single launches.")
-    device.end_timing()
-    for index in range(rounds + 1):
-        for work in works:
-            names, seconds = by_launch(device, work, launch_name)
+class Bench:
+    """Microseconds of launches by their names, of all rounds so far, and what went wrong."""
+
+    def __init__(self, backend: str) -> None:
+        dm.set_backend(backend)
+        self.backend = runtime.current()
+        if not self.backend.begin_timing():
+            raise SystemExit(f"{backend} has no clock for single launches.")
+        self.backend.end_timing()
+        self.took: dict[str, list[float]] = {}
+        self.failed: dict[str, str] = {}
+
+    def run(self, work: Callable[[], None], counts: bool) -> None:
+        """Times a work's launches; one that fails is no reason to lose the others."""
+        try:
+            names, seconds = by_launch(self.backend, work, launch_name)
             if len(seconds) != len(names):
-                raise SystemExit(f"{work.__name__}: {len(names)} launches were seen, {len(seconds)} were timed.")
-            if index:  # the first compiles
-                for name, one in zip(names, seconds, strict=True):
-                    took.setdefault(name, []).append(one * 1e6)
-    return {name: statistics.median(all_) for name, all_ in took.items()}
+                raise RuntimeError(f"{len(names)} launches were seen, {len(seconds)} were timed.")
+        except Exception as error:
+            self.failed[work.__name__] = f"{type(error).__name__}: {error}"
+            return
+        for name, one in zip(names, seconds, strict=True) if counts else ():
+            self.took.setdefault(name, []).append(one * 1e6)
+
+    def medians(self) -> dict[str, float]:
+        return {name: statistics.median(all_) for name, all_ in self.took.items()}
 
 
 def main() -> None:
@@ -50,10 +61,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of all work, after one that compiles")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
-    found = measure(options.backend, options.rounds)
-    for name, us in sorted(found.items()):
+    bench = Bench(options.backend)
+    for index in range(options.rounds + 1):
+        for work in WORK:
+            bench.run(work, counts=index > 0)  # the first compiles
+        write_figures(options.json, bench.backend, {"us": bench.medians()})
+    for name, us in sorted(bench.medians().items()):
         print(f"{us:10.1f} us  {name}")
-    write_figures(options.json, runtime.current(), {"us": found})
+    if bench.failed:
+        raise SystemExit("\n".join(f"{name}: {what}" for name, what in bench.failed.items()))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from .ops.bias_gelu import BiasGelu
 from .ops.gated_unit import GatedUnit
 from .ops.rope import Rope
 from .random import default_generator
-from .tape import apply
+from .tape import apply, input_policy
 from .tensor import Number, Tensor, elementwise
 from .tensor_methods import required
 
@@ -140,9 +140,11 @@ def linear_gelu_linear(x: Tensor, weight: Tensor, bias: Tensor, weight2: Tensor,
     weight2 [N,H], bias2 [N] -> [..., N]."""
     _check_approximate("linear_gelu_linear", approximate)
     _require_floating("linear_gelu_linear", x)
-    way = "gelu_tanh" if approximate == "tanh" else "gelu"
+    way, policy = "gelu_tanh" if approximate == "tanh" else "gelu", input_policy()
+    if policy is not None:  # products will be made in this dtype
+        (x,) = policy(layers.LinearGeluLinear, (x,))
     # rows of what GELU is taken of must begin at multiples of 16 bytes
-    if way in x._array.backend.joined and weight.ndim == 2 and weight.shape[0] % 8 == 0:
+    if x._array.backend.joins(way, x.dtype) and weight.ndim == 2 and weight.shape[0] % 8 == 0:
         result: Tensor = apply(layers.LinearGeluLinear, x, weight, bias, weight2, bias2, approximate=approximate)
         return result
     return linear(bias_gelu(linear(x, weight), bias, approximate), weight2, bias2)

@@ -1,4 +1,4 @@
-{% set z, batched, broadcast = "", spec.kernel.name == "matmul", false %}
+{% set z, batched, broadcast = "", true, false %}
 {% include "lib/matmul_tile.wgsl" %}
 @compute @workgroup_size(BLOCK)
 fn {{ spec.kernel.name }}(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,

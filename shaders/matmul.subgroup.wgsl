@@ -1,4 +1,4 @@
-{% set z, batched, broadcast = "", spec.kernel.name == "matmul", true %}
+{% set z, batched, broadcast = "", true, true %}
 {% include "lib/matmul_tile.wgsl" %}
 @compute @workgroup_size(BLOCK)
 fn {{ spec.kernel.name }}(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,

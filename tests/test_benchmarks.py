@@ -258,8 +258,9 @@ def test_check_names_its_steps(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         assert check.main() == 0
         return [line[:24].strip() for line in capsys.readouterr().out.splitlines()]
     assert listed("--backend", "cuda") == ["tests cuda", "tests cublaslt", "captured cublaslt", "captured cuda small",
-                                           "captured cuda 12m", "step cuda bfloat16", "kernels cuda", "attention cuda",
-                                           "launches cuda", "other launches cuda", "step cuda float32"]
+                                           "captured cuda 12m", "captured cuda bf16", "step cuda bfloat16",
+                                           "kernels cuda", "attention cuda", "launches cuda",
+                                           "other launches cuda", "step cuda float32"]
     assert listed("--only", "attention", "kernels") == ["kernels cuda", "attention cuda"]
-    assert listed("--first", "speed", "--fast", "--backend", "cuda")[-4:] == [
-        "tests cuda", "tests cublaslt", "captured cublaslt", "captured cuda small"]
+    assert listed("--first", "speed", "--fast", "--backend", "cuda")[-5:] == [
+        "tests cuda", "tests cublaslt", "captured cublaslt", "captured cuda small", "captured cuda bf16"]

@@ -59,10 +59,11 @@ EPILOGUES = {"gelu": matmul_gelu, "gelu_backward": matmul_gelu_backward, "sums":
 @pytest.mark.parametrize("name", EPILOGUES)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_epilogues_against_the_kernels_references(device: Device, light: CublasLt, dtype: str, name: str) -> None:
-    """All that is stored is compared. Operands that lie as no layer has them are our kernels' work."""
+    """All that is stored is compared. Operands that lie as no layer has them, and GELU in float32, are our kernels'
+    work."""
     backend, kernel, host = cuda.CudaBackend(), EPILOGUES[name], as_dtype(dtype).host
     tanh = {"approximate": 1} if name != "sums" else {}
-    rng, (m, n, k) = np.random.default_rng(1), (5, 16, 7)
+    rng, (m, n, k), ours = np.random.default_rng(1), (5, 16, 7), dtype == "float32" and name != "sums"
     layers = {"gelu": (0, 1), "gelu_backward": (0, 0), "sums": (1, 0)}
     for ta, tb in itertools.product((0, 1), (0, 1)):
         third = {"gelu": [(n,)], "gelu_backward": [(m, n)], "sums": []}[name]
@@ -70,28 +71,29 @@ def test_epilogues_against_the_kernels_references(device: Device, light: CublasL
                   for shape in ((k, m) if ta else (m, k), (n, k) if tb else (k, n), *third)]
         scalars = {"M": m, "N": n, "K": k, "ta": ta, "tb": tb} | tanh
         made = run(kernel, *(from_numpy(x, backend=backend) for x in inputs), **scalars)
-        if (ta, tb) != layers[name]:
+        if ours or (ta, tb) != layers[name]:
             continue
         expected = kernel(*(x.astype(np.float32) for x in inputs), **scalars)
         one = name == "gelu_backward"
         near = (1e-5, 1e-5) if dtype == "float32" else (1e-2, 2e-2)
         for got, want in zip((made,) if one else made, (expected,) if one else expected, strict=True):
             assert np.allclose(got.numpy().astype(np.float32), want, *near)
-    assert light.calls["matmul"] == 1
-    assert len(device.launched) == 3
+    assert light.calls["matmul"] == (0 if ours else 1)
+    assert len(device.launched) == (4 if ours else 3)
 
 
 def test_what_it_cannot_do_is_our_kernels_work(device: Device, light: CublasLt) -> None:
-    """Rows that begin anywhere, nothing to sum, GELU by erf; and sums have no such rows."""
+    """Rows that begin anywhere, sides of one or none, GELU by erf; and sums have no such rows."""
     backend = cuda.CudaBackend()
 
     def ones(*shape: int) -> Array:
-        return from_numpy(np.ones(shape, np.float32), backend=backend)
+        return from_numpy(np.ones(shape, np.float16), backend=backend)
 
-    for n, k, approximate in ((12, 2, 1), (16, 0, 1), (16, 2, 0)):
+    for n, k, approximate in ((12, 2, 1), (16, 0, 1), (16, 1, 1), (16, 2, 0)):
         run(matmul_gelu, ones(4, k), ones(n, k), ones(n), M=4, N=n, K=k, ta=0, tb=1, approximate=approximate)
-    run(matmul_sums, ones(0, 4), ones(0, 16), M=4, N=16, K=0, ta=1, tb=0)
-    assert [name for name, *_ in device.launched] == ["matmul_gelu"] * 3 + ["matmul_sums"]
+    for m, n, k in ((4, 16, 0), (1, 16, 2), (4, 1, 2)):
+        run(matmul_sums, ones(k, m), ones(k, n), M=m, N=n, K=k, ta=1, tb=0)
+    assert [name for name, *_ in device.launched] == ["matmul_gelu"] * 4 + ["matmul_sums"] * 3
     assert not light.calls
     run(matmul_sums, ones(2, 4), ones(2, 13), M=4, N=13, K=2, ta=1, tb=0)
     assert light.calls["matmul"] == 1
@@ -102,9 +104,8 @@ def test_a_layer_asks_for_what_the_backend_joins(device: Device, light: CublasLt
     """GPT's MLP, forward and backward: six products and nothing else, on a device that runs no kernel of ours."""
     rng = np.random.default_rng(2)
     shapes = {"x": (3, 8), "weight": (16, 8), "bias": (16,), "weight2": (8, 16), "bias2": (8,)}
-    values = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-
-    dout = rng.standard_normal((3, 8)).astype(np.float32)
+    values = {name: rng.standard_normal(shape).astype(np.float16) for name, shape in shapes.items()}
+    dout = rng.standard_normal((3, 8)).astype(np.float16)
 
     def passes(backend: str) -> list[np.ndarray]:
         tensors = [dm.tensor(v, backend=backend, requires_grad=True) for v in values.values()]
@@ -115,14 +116,22 @@ def test_a_layer_asks_for_what_the_backend_joins(device: Device, light: CublasLt
     backend = cuda.CudaBackend()
     monkeypatch.setitem(runtime._open, "cuda", backend)
     for got, want in zip(passes("cuda"), passes("cpu"), strict=True):
-        assert np.allclose(got, want, 1e-4, 1e-5)
+        assert np.allclose(got, want, 5e-3, 2e-2)
     assert light.calls["matmul"] == 5  # GELU, a bias, GELU's gradient, two with sums; dx alone is cuBLAS's
     assert not device.launched
-    assert backend.joined == {"sums", "gelu_tanh"}
+
+
+def test_what_a_backend_joins(device: Device, light: CublasLt, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = cuda.CudaBackend()
+
+    def joined(dtype: dm.DType) -> set[str]:
+        return {what for what in ("sums", "gelu_tanh", "gelu") if backend.joins(what, dtype)}
+    assert joined(dm.bfloat16) == joined(dm.float16) == {"sums", "gelu_tanh"}
+    assert joined(dm.float32) == {"sums"}
     monkeypatch.setattr(config, "cublaslt", False)
-    assert not backend.joined
+    assert not joined(dm.bfloat16)
     monkeypatch.setattr(backend, "vendor", False)
-    assert backend.joined == {"sums", "gelu_tanh", "gelu"}
+    assert joined(dm.bfloat16) == joined(dm.float32) == {"sums", "gelu_tanh", "gelu"}
 
 
 def _with_bias(backend: cuda.CudaBackend, m: int, k: int) -> np.ndarray:
@@ -194,11 +203,11 @@ def test_recorded_with_aux_and_sums(device: Device, light: CublasLt) -> None:
     backend, sizes = cuda.CudaBackend(), {"M": 8, "N": 8, "K": 8}
 
     def given(*values: float) -> list[Array]:
-        return [from_numpy(np.full((8, 8), v, np.float32), backend=backend) for v in values]
+        return [from_numpy(np.full((8, 8), v, np.float16), backend=backend) for v in values]
 
     x, (low, high) = given(1)[0], given(0.5, 1)
     outs = given(0, 0, 0, 0)
-    sums = [from_numpy(np.zeros(8, np.float32), backend=backend) for _ in range(2)]
+    sums = [from_numpy(np.zeros(8, np.float16), backend=backend) for _ in range(2)]
     run(matmul_sums, x, x, **sizes, ta=1, tb=0)
     run(matmul_gelu_backward, x, x, x, **sizes, ta=0, tb=0, approximate=1)
     backend.stream.begin_capture()
@@ -208,7 +217,7 @@ def test_recorded_with_aux_and_sums(device: Device, light: CublasLt) -> None:
     graph = backend.stream.end_capture()
     graph.launch(backend.stream)
     slopes = [8 * bias_gelu.gelu_slope(np.array([v], np.float32), 1)[0] for v in (0.5, 1)]
-    assert np.allclose([out.numpy()[0, 0] for out in outs[:2]], slopes, 1e-5)
+    assert np.allclose([out.numpy()[0, 0] for out in outs[:2]], slopes, 2**-11)
     assert [float(total.numpy()[0]) for total in sums] == [4, 8]
     assert [float(other.numpy()[0, 0]) for other in outs[2:]] == [4, 8]
     assert light.calls["heuristic"] == 2

@@ -12,6 +12,7 @@ import pytest
 
 import dualml as dm
 from dualml import runtime
+from dualml.errors import BackendError
 from dualml.kernel import KERNELS
 from dualml.programs.recording import Place
 
@@ -107,17 +108,27 @@ def test_others_beside_what_was_measured(table: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_other_kernels_are_timed_by_a_devices_clock(table: Any) -> None:
-    measure = importlib.import_module("other_kernels").measure
+    module = importlib.import_module("other_kernels")
 
     def replayed() -> None:
         chain = dm.capture(lambda x: (x * 2 + 1).tanh())
         for _ in range(4):
             float(chain(dm.ones(8)).sum())
 
+    def broken() -> None:
+        dm.ones(3)
+        raise BackendError("lost")
+
     with runtime.use_backend("cpu"):
-        found = measure("webgpu", 2, [lambda: dm.ones(64, 64).exp(), replayed])
+        bench = module.Bench("webgpu")
+        for _ in range(3):
+            bench.run(lambda: dm.ones(64, 64).exp(), True)
+            bench.run(replayed, True)
+            bench.run(broken, True)
         with pytest.raises(SystemExit, match="cpu has no clock"):
-            measure("cpu", 1, [lambda: None])
+            module.Bench("cpu")
+    assert bench.failed == {"broken": "BackendError: lost"}
+    found = bench.medians()
     assert {"exp_forward f32 | N 4,096", "fused f32 | N 8"} <= found.keys()
     assert all(us > 0 for us in found.values())
 

@@ -46,7 +46,7 @@ def names() -> Iterator[Names]:
 
 
 def join(monkeypatch: pytest.MonkeyPatch, *what: str) -> None:
-    monkeypatch.setattr(Backend, "joined", frozenset(what))
+    monkeypatch.setattr(Backend, "joins", lambda backend, one, dtype: one in what)
 
 
 def passes(backend: str, approximate: str, dtype: str = "float32", inner: int = 24) -> list[np.ndarray]:
@@ -97,24 +97,30 @@ def test_what_cannot_be_joined_is_not(names: Names, monkeypatch: pytest.MonkeyPa
     assert not any(name.startswith("matmul_") for name in names.found)
 
 
-def test_a_layer_of_another_kind_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An MLP whose second layer was replaced, as adapters do, goes through it."""
+@pytest.mark.parametrize("name", ["fc", "proj"])
+def test_a_layer_of_another_kind_is_called(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An MLP of whose layers one was replaced, as adapters do, goes through it."""
     class Doubled(nn.Linear):
         def forward(self, x: Any) -> Any:
             return 2 * super().forward(x)
 
     join(monkeypatch, *ALL)
     with dm.use_backend("cpu"):
-        mlp, other, x = MLP(8, 16), Doubled(16, 8), dm.randn(3, 8)
-        other.weight, other.bias = mlp.proj.weight, mlp.proj.bias
-        once = mlp(x).detach().numpy()
-        mlp.proj = other
-        np.testing.assert_allclose(mlp(x).detach().numpy(), 2 * once, 1e-5, 1e-6)
+        mlp, x = MLP(8, 16), dm.randn(3, 8)
+        before, layer = mlp(x).detach().numpy(), getattr(mlp, name)
+        other = Doubled(layer.weight.shape[1], layer.weight.shape[0])
+        other.weight, other.bias = layer.weight, layer.bias
+        setattr(mlp, name, other)
+        wanted = 2 * before if name == "proj" else mlp.proj(F.gelu(2 * layer(x))).detach().numpy()
+        np.testing.assert_allclose(mlp(x).detach().numpy(), wanted, 1e-5, 1e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_captured_step_that_joins_is_the_eager_one(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_captured_step_that_joins_is_the_eager_one(backend: str, names: Names,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit, with dropout, clipping and AdamW; and near the step that does not join."""
+    kernels = {"matmul_gelu", "matmul_gelu_backward", "matmul_sums"}
+
     def losses(capture: bool) -> list[float]:
         with dm.use_backend(backend):
             dm.manual_seed(5)
@@ -124,9 +130,13 @@ def test_a_captured_step_that_joins_is_the_eager_one(backend: str, monkeypatch: 
             train: Any = dm.capture(step) if capture else step
             return [float(train(tokens, tokens).item()) for _ in range(5)]
     apart = losses(False)
+    assert not kernels & {*names.found}
     join(monkeypatch, *ALL)
     joined = losses(False)
+    assert kernels <= {*names.found}
+    names.found.clear()
     assert losses(True) == joined
+    assert kernels <= {*names.found}
     np.testing.assert_allclose(joined, apart, 1e-4)
     assert joined[-1] < 0.9 * joined[0]
 

@@ -146,8 +146,16 @@ def check(device: Recorder) -> None:
         pytest.fail("\n".join(wrong), pytrace=False)
 
 
-@pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("name", sorted(OPS))
+def on_one_worker(names: Sequence[str]) -> list[Any]:
+    """(name, arch) of all; those that share large units stay together, so that each is compiled once."""
+    def params(name: str, arch: int) -> Any:
+        shared = next((kind for kind in ("attention", "matmul", "linear") if kind in name), "")
+        group = f"nvrtc {shared.replace('linear', 'matmul')} {arch}"
+        return pytest.param(name, arch, marks=pytest.mark.xdist_group(group) if shared else ())
+    return [params(name, arch) for name in sorted(names) for arch in ARCHES]
+
+
+@pytest.mark.parametrize(("name", "arch"), on_one_worker([*OPS]))
 def test_op(name: str, arch: int) -> None:
     device = Recorder(arch)
     for dtype in ("float32", "float16", "bfloat16"):
@@ -158,8 +166,7 @@ def test_op(name: str, arch: int) -> None:
     check(device)
 
 
-@pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("name", sorted(kernel_cases()))
+@pytest.mark.parametrize(("name", "arch"), on_one_worker([*kernel_cases()]))
 def test_kernel(name: str, arch: int) -> None:
     device = Recorder(arch)
     for dtype in ("float32", "float16", "bfloat16"):

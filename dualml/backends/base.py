@@ -81,10 +81,9 @@ class Backend(ABC):
     packs: bool = True     # whether a program's temporaries share buffers; not where results bring their own memory
     dlpack_device: tuple[int, int] = (1, 0)  # DLPack's kind of device (1: the host, 2: CUDA), and which of them
 
-    @property
-    def joined(self) -> frozenset[str]:
-        """What products take on in ops (ops/matmul_epilogues.py): gelu, gelu_tanh, sums."""
-        return frozenset()
+    def joins(self, what: str, dtype: DType) -> bool:
+        """Whether products in `dtype` take on gelu, gelu_tanh or sums in ops (ops/matmul_epilogues.py)."""
+        return False
 
     @property
     def own_products(self) -> bool:

@@ -123,6 +123,11 @@ def _size_of(spec: Spec, params: bytes) -> dict[str, int]:
     return {n: int(fields[n]) for n in spec.struct.names or ()} | {n: int(v) for n, v in spec.constants}
 
 
+def _has_sides(size: dict[str, int]) -> bool:
+    """Whether no side is of one or none: PyTorch does not ask cuBLASLt for such products either."""
+    return min(size["M"], size["N"], size["K"]) > 1
+
+
 class Matmul:
     """The program of a matmul Spec. A bias is put into out first, as its product with a column of ones; the matrix
     product is then added in float32 and rounded once, as the hand-written kernel does. Or cuBLASLt does both."""
@@ -141,8 +146,11 @@ class Matmul:
         as long as a recorded launch lives: a larger one will get another."""
         self.cublas(stream)
         size = _size_of(self.spec, params)
-        adds = config.cublaslt and size["K"]
-        return self._ones(size["M"] * size["B"]) if size["has_bias"] and not adds else None
+        return self._ones(size["M"] * size["B"]) if size["has_bias"] and not self._light_adds(size) else None
+
+    def _light_adds(self, size: dict[str, int]) -> bool:
+        """Whether cuBLASLt makes the product and adds its bias."""
+        return config.cublaslt and bool(size["has_bias"]) and _has_sides(size)
 
     def _ones(self, count: int) -> Buffer:
         itemsize = self.dtype.device.itemsize
@@ -158,7 +166,7 @@ class Matmul:
         x = Matrix(b, k if size["tb"] else n, 0 if size["BB"] == 1 else k * n, bool(size["tb"]))
         y = Matrix(a, m if size["ta"] else k, 0 if size["BA"] == 1 else m * k, bool(size["ta"]))
         made = Matrix(out, n, m * n)
-        if size["has_bias"] and k and config.cublaslt:
+        if self._light_adds(size):
             cublas.joined(ADD_BIAS, self.dtype, x, y, made, n, m, k, batch, bias=bias)
             return
         if size["has_bias"]:
@@ -171,14 +179,21 @@ class Matmul:
             cublas.product(self.dtype, x, y, made, n, m, k, batch, add=bool(size["has_bias"]))
 
 
+def has_epilogue(what: str, dtype: DType) -> bool:
+    """Of GELU cuBLASLt has the one by tanh alone (so says NVIDIA/TensorRT-LLM's pull request 17693), equal to it within
+    the rounding of 16 bits (sgl-project/sglang's pull request 28419); for float32 nobody says how near it is."""
+    return what == "sums" or (what == "gelu_tanh" and dtype is not dtypes.float32)
+
+
 class Joined:
-    """The program of a matmul with an epilogue by cuBLASLt, or by our kernel, `own`, where cuBLASLt cannot (its aux has
-    rows of a multiple of eight elements, and something must be summed) or operands lie as no layer has them."""
+    """The program of a matmul with an epilogue by cuBLASLt, or by our kernel, `own`, where something else is asked for
+    than a layer asks for, or what cuBLASLt cannot do: its aux has rows of a multiple of eight elements."""
 
     @staticmethod
     def takes(spec: Spec) -> bool:
-        """GELU by tanh alone: cuBLASLt has no other (so says NVIDIA/TensorRT-LLM's pull request 17693)."""
-        return config.cublaslt and spec.kernel.name in _EPILOGUES and dict(spec.constants).get("approximate", 1) == 1
+        tanh = dict(spec.constants).get("approximate", 0)
+        what = "sums" if spec.kernel.name == "matmul_sums" else "gelu_tanh" if tanh else "gelu"
+        return config.cublaslt and spec.kernel.name in _EPILOGUES and has_epilogue(what, spec.types[0][1])
 
     def __init__(self, cublas: Callable[[Any], Cublas], own: Callable[[], Any], spec: Spec) -> None:
         self.cublas, self.spec, self.dtype = cublas, spec, spec.types[0][1]
@@ -187,7 +202,7 @@ class Joined:
 
     def _other(self, size: dict[str, int]) -> Any:
         """Our kernel where it has to do it, made once."""
-        if size["K"] and (size["ta"], size["tb"]) == _STORED[self.epilogue] \
+        if (size["ta"], size["tb"]) == _STORED[self.epilogue] and _has_sides(size) \
                 and (self.epilogue == SUMS or size["N"] % 8 == 0):
             return None
         self._own = self._own or self._make_own()

@@ -19,11 +19,12 @@ import numpy as np
 
 from .. import dtypes
 from ..config import config
+from ..dtypes import DType
 from ..errors import BackendError, DeviceLostError, OutOfMemoryError
 from ..kernel import DeviceInfo, Spec
 from .assembly import ptx, show
 from .base import Backend, Binding, Buffer, Frozen, Replay
-from .cublas import Cublas, Joined, Matmul
+from .cublas import Cublas, Joined, Matmul, has_epilogue
 from .cuda_graph import Clock, Graph
 from .nvrtc import Compiler, dynamic_shared, inline_headers
 from .sources import cuda_source
@@ -88,11 +89,9 @@ class CudaBackend(Backend):
     def own_products(self) -> bool:
         return not self.vendor
 
-    @property
-    def joined(self) -> frozenset[str]:
-        """cuBLAS does nothing besides a product, cuBLASLt has the GELU by tanh, our kernels have both."""
-        wanted = {"sums", "gelu_tanh"} if not self.vendor or config.cublaslt else set()
-        return frozenset(wanted if self.vendor else {*wanted, "gelu"})
+    def joins(self, what: str, dtype: DType) -> bool:
+        """cuBLAS does nothing besides a product, our kernels do all, cuBLASLt some."""
+        return not self.vendor or (config.cublaslt and has_epilogue(what, dtype))
 
     # ---- memory ----
 

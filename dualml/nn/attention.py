@@ -49,14 +49,14 @@ class MultiheadAttention(Module):
         return out
 
 
-def feed_forward(x: Tensor, fc: Linear, proj: Module, approximate: str = "none") -> Tensor:
-    """proj(gelu(fc(x))), by one op where proj is a plain Linear and both have biases."""
-    if fc.bias is None:
+def feed_forward(x: Tensor, fc: Module, proj: Module, approximate: str = "none") -> Tensor:
+    """proj(gelu(fc(x))): with plain Linear layers and biases by fused ops, else by calls of the layers."""
+    if type(fc) is not Linear or fc.bias is None:
         made: Tensor = proj(F.gelu(fc(x), approximate))
-    elif type(proj) is Linear and proj.bias is not None:
-        made = F.linear_gelu_linear(x, fc.weight, fc.bias, proj.weight, proj.bias, approximate)
-    else:
+    elif type(proj) is not Linear or proj.bias is None:
         made = proj(F.bias_gelu(F.linear(x, fc.weight), fc.bias, approximate))
+    else:
+        made = F.linear_gelu_linear(x, fc.weight, fc.bias, proj.weight, proj.bias, approximate)
     return made
 
 

@@ -46,14 +46,11 @@ def _to_input(dout: Array, weight: Array, into: Array | None = None) -> Array:
 def _to_layer(dout: Array, x: Array, weight: bool, bias: bool,
               into: tuple[Array | None, Array | None]) -> tuple[Array | None, Array | None]:
     """The gradients of weight and bias, those that are wanted."""
-    if weight and bias:
+    if weight and bias and x.size and dout.backend.joins("sums", dout.dtype):
         return weight_and_bias_gradients(dout, x, *into)
-    if bias:
-        return None, sum_columns(dout, into[1])
-    if not weight:
-        return None, None
-    made = gemm(dout.reshape(1, *dout.shape), x.reshape(1, *x.shape), ta=True, out=into[0])
-    return made.reshape(dout.shape[1], x.shape[1]), None
+    made = gemm(dout.reshape(1, *dout.shape), x.reshape(1, *x.shape), ta=True, out=into[0]) if weight else None
+    sums = sum_columns(dout, into[1]) if bias else None
+    return made.reshape(dout.shape[1], x.shape[1]) if made is not None else None, sums
 
 
 class Linear(Op):

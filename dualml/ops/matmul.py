@@ -81,21 +81,22 @@ def _on_tensor_cores(tile: tuple[int, int], device: DeviceInfo, n: Mapping[str, 
         int(n["M"]), int(n["N"]), int(n.get("B", 1)), device.limits.get("multiprocessors", 1))
 
 
-def add_variants(product: Kernel, batches: str = "1", tiles: bool = True) -> None:
-    """Declares the sources of matmul for CPU drivers (`tiles`) and for tensor cores as those of `product`."""
-    if tiles:
-        for rows in (64, 32, 16, 8, 4):
-            product.variant("subgroup", "webgpu", partial(_is_tile, rows), block=0,
-                            groups=f"cdiv(M,ROWS)*cdiv(N,4*COLS*BLOCK)*{batches}", constants={"ROWS": rows, "COLS": 1})
-        product.variant("register", "webgpu", lambda device, dims: device.software, block=8,
-                        groups=f"cdiv(M,ROWS)*cdiv(N,4*COLS*BLOCK)*{batches}", constants={"ROWS": 16, "COLS": 2})
+for _rows in (64, 32, 16, 8, 4):
+    matmul.variant("subgroup", "webgpu", partial(_is_tile, _rows), block=0,
+                   groups="cdiv(M,ROWS)*cdiv(N,4*COLS*BLOCK)*B", constants={"ROWS": _rows, "COLS": 1})
+matmul.variant("register", "webgpu", lambda device, dims: device.software, block=8,
+               groups="cdiv(M,ROWS)*cdiv(N,4*COLS*BLOCK)*B", constants={"ROWS": 16, "COLS": 2})
+
+
+def add_tensor_cores(product: Kernel, batches: str = "1") -> None:
+    """Declares matmul's source for tensor cores as one of `product`'s too."""
     for tile, cut in _TILES.items():
         product.variant("mma", "cuda", partial(_on_tensor_cores, tile), block=128, dtypes=(float16, bfloat16),
                         groups=f"cdiv(M,ROWS)*cdiv(N,COLS)*{batches}",
                         constants=dict(zip(("ROWS", "COLS", "DOWN", "DEPTH", "STAGES"), (*tile, *cut), strict=True)))
 
 
-add_variants(matmul, "B")
+add_tensor_cores(matmul, "B")
 
 
 def gemm(a: Array, b: Array, *, ta: bool = False, tb: bool = False, bias: Array | None = None,

@@ -1,8 +1,8 @@
 """Matrix products that also do what would else read a matrix again: GELU, its gradient, the gradient of a bias.
 
 They are the sources of the kernel matmul with an `epilogue`, for two matrices without a batch. cuBLASLt has the same
-under the names GELU_AUX_BIAS, DGELU and BGRADB (https://docs.nvidia.com/cuda/cublas/#cublasltepilogue-t). Which of them
-a backend wants is in its `joined`: "gelu", "gelu_tanh" and "sums".
+under the names GELU_AUX_BIAS, DGELU and BGRADB (https://docs.nvidia.com/cuda/cublas/#cublasltepilogue-t). A backend
+says by `joins` which of them it wants: "gelu", "gelu_tanh" or "sums".
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import numpy as np
 from ..array import Array, run
 from ..kernel import KERNELS, Kernel, make_kernel
 from .bias_gelu import gelu, gelu_slope
-from .folds import sum_columns
-from .matmul import add_variants, gemm
+from .matmul import add_tensor_cores
 
 # ---- kernels --------------------------------------------------------------------------------------------------------
 
@@ -57,9 +56,8 @@ def _declare(reference: Any, epilogue: str, tensors: str, scalars: str = "", **c
 matmul_gelu = _declare(_gelu, "gelu", "bias[L] -> out[M,N] pre[M,N]", "approximate:u32", has_bias=1)
 matmul_gelu_backward = _declare(_gelu_backward, "gelu_backward", "pre[M,N] -> out[M,N]", "approximate:u32")
 matmul_sums = _declare(_sums, "sums", "-> out[M,N] sums[M]")
-for _kernel in (matmul_gelu, matmul_gelu_backward):  # a CPU driver's tile would be 64 copies of gelu for its compiler
-    add_variants(_kernel, tiles=False)
-add_variants(matmul_sums)
+for _kernel in (matmul_gelu, matmul_gelu_backward, matmul_sums):
+    add_tensor_cores(_kernel)
 
 
 def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.ndarray, ...], dict[str, Any]]]:
@@ -97,10 +95,7 @@ def linear_gelu_gradient(dout: Array, weight: Array, pre: Array, approximate: in
 def weight_and_bias_gradients(dout: Array, x: Array, weight: Array | None = None,
                               bias: Array | None = None) -> tuple[Array, Array]:
     """dout [K,M] transposed times x [K,N], and the sums of dout's columns: the gradients [M,N] and [M] of a linear
-    layer, in one launch where the backend joins them. `weight` and `bias` are where to write them, if anywhere."""
+    layer. `weight` and `bias` are where to write them, if anywhere."""
     (inner, rows), columns = dout.shape, x.shape[1]
-    if "sums" in dout.backend.joined and columns and inner:
-        dweight, dbias = run(matmul_sums, dout, x, out=(weight, bias), M=rows, N=columns, K=inner, ta=1, tb=0)
-        return dweight, dbias
-    dweight = gemm(dout.reshape(1, inner, rows), x.reshape(1, inner, columns), ta=True, out=weight)
-    return dweight.reshape(rows, columns), sum_columns(dout, bias)
+    dweight, dbias = run(matmul_sums, dout, x, out=(weight, bias), M=rows, N=columns, K=inner, ta=1, tb=0)
+    return dweight, dbias

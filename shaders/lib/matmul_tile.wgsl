@@ -3,15 +3,13 @@
     columns in each row, as scalars s<row>_<col>: arrays would be memory.
     With `broadcast` the workgroup is one subgroup: each lane loads other rows of a and all lanes get them from there.
     Loads past the edge of a matrix are not guarded: WebGPU keeps them inside the binding, and what they bring reaches
-    only rows and columns that are not stored.
-    With `epilogue` "sums" a lane adds up the rows of a that it loads, and who has the first columns stores that. -#}
+    only rows and columns that are not stored. -#}
 {% set lanes = BLOCK if broadcast else 1 %}
 {% set per_lane = 4 if ta else 1 %}
 {% set chunk = lanes * per_lane %}
 {% set chunks = (ROWS + chunk - 1) // chunk %}
 {# with 16 lanes all of a is loaded before the first product, with fewer between products: see docs/decisions.md #}
 {% set ahead = broadcast and BLOCK == 16 %}
-{% set sums = epilogue | default("") == "sums" %}
 {% set a4 = "Q" + z in vectors %}
 {% set b4 = "S" + z in vectors %}
 {% set out4 = "N" + z in vectors %}
@@ -25,20 +23,11 @@ vec4f(f32({{ name }}[{{ at }}]), f32({{ name }}[{{ at }} + 1u]), f32({{ name }}[
 {% if ta %}
 {% for k in range(count) %}
         let left{{ q }}_{{ k }} = {{ vec("a" + z, a4, "base_a + (k + %du) * p.Q%s + %s" % (k, z, row)) }};
-{% if sums %}
-        sum{{ q }} += left{{ q }}_{{ k }};
-{% endif %}
 {% endfor %}
 {% elif count == 4 %}
         let left{{ q }} = {{ vec("a" + z, a4, "base_a + (%s) * p.Q%s + k" % (row, z)) }};
-{% if sums %}
-        sum{{ q }} += left{{ q }};
-{% endif %}
 {% else %}
         let left{{ q }} = vec4f(f32(a{{ z }}[base_a + ({{ row }}) * p.Q{{ z }} + k]));
-{% if sums %}
-        sum{{ q }}.x += left{{ q }}.x;
-{% endif %}
 {% endif %}
 {% endmacro %}
 {# `count` values of k, 4 or 1, from k on #}
@@ -106,12 +95,6 @@ fn product{{ z }}(g: u32, lane: u32) {
     var s{{ i }}_{{ j }} = s0_{{ j }};
 {% endfor %}
 {% endfor %}
-{% if sums %}
-{% for q in range(chunks) %}
-    var sum{{ q }} = vec4f();  // {{ "of four rows of a" if ta else "of a row of a, in four parts" }}
-
-{% endfor %}
-{% endif %}
     var k = 0u;
     for (; k + 3u < p.K{{ z }}; k += 4u) {
 {{ step(4) }}
@@ -135,14 +118,4 @@ fn product{{ z }}(g: u32, lane: u32) {
 {% endfor %}
     }
 {% endfor %}
-{% if sums %}
-    if (first == 0u{{ " && lane == 0u" if not broadcast }}) {
-{% for q in range(chunks) %}
-        let own{{ q }} = {{ q * chunk }}u{{ " + lane * %du" % per_lane if broadcast }};
-{% for e in range(per_lane) %}
-        if (own{{ q }} + {{ e }}u < {{ ROWS }}u && row + own{{ q }} + {{ e }}u < p.M) { sums[row + own{{ q }} + {{ e }}u] = F({{ "sum%d[%d]" % (q, e) if ta else "dot(sum%d, vec4f(1.0))" % q }}); }
-{% endfor %}
-{% endfor %}
-    }
-{% endif %}
 }
