@@ -186,8 +186,8 @@ def has_epilogue(what: str, dtype: DType) -> bool:
 
 
 class Joined:
-    """The program of a matmul with an epilogue by cuBLASLt, or by our kernel, `own`, where something else is asked for
-    than a layer asks for, or what cuBLASLt cannot do: its aux has rows of a multiple of eight elements."""
+    """The program of a matmul with an epilogue by cuBLASLt. Our kernel, `own`, makes what that cannot (its aux has rows
+    of a multiple of eight elements) and what is not tried: sides of one, operands stored as no layer has them."""
 
     @staticmethod
     def takes(spec: Spec) -> bool:
