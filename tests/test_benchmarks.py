@@ -91,17 +91,21 @@ def test_attention_is_near_what_it_is_held_against() -> None:
         assert 0 < missed < 0.05 * np.abs(right.exact[way]).max()
 
 
-def test_ways_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--backend", "cpu", "--config", "tiny"]
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_ways_of_a_step(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                        capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--backend", "cpu", "--config", "tiny", "--precision", precision]
     rows = script("captured", tmp_path, *words, "--steps", "4")["rows"]
     assert [row["way"] for row in rows] == ["eager", "captured", "loaded"]
     assert all(row["bits equal"] and row["host ms"] > 0 for row in rows)
     assert rows[0]["launches"] > rows[1]["launches"] == rows[2]["launches"]
+    assert {row["precision"] for row in rows} == {precision}
     monkeypatch.setattr(sys, "argv", ["captured", *words, "--profile"])
     monkeypatch.setattr(runtime, "_current", list(runtime._current))
     assert import_module("captured").main() == 0
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert {line[0]: line[1] for line in table}["all"] == str(rows[0]["launches"])
+    assert any(line[0].startswith("cast") for line in table if line) == (precision == "bfloat16")
 
 
 def test_launches_of_a_step(tmp_path: Path) -> None:
