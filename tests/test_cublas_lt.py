@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dualml as dm
-from dualml import functional as F, runtime
+from dualml import functional as F
 from dualml.array import Array, from_numpy, run
 from dualml.backends import cublas, cublas_lt, cuda
 from dualml.config import config
@@ -19,7 +19,9 @@ from dualml.ops import bias_gelu
 from dualml.ops.matmul import gemm
 from dualml.ops.matmul_epilogues import matmul_gelu, matmul_gelu_backward, matmul_sums
 from tests.cublas_lt_stand_in import CublasLt
+from tests.cuda_references import Reference, references_compute
 from tests.cupy_stand_in import Device, put_in_place
+from tests.parity.rules import error_ratio
 
 
 @pytest.fixture
@@ -99,26 +101,35 @@ def test_what_it_cannot_do_is_our_kernels_work(device: Device, light: CublasLt) 
     assert light.calls["matmul"] == 1
 
 
-def test_a_layer_asks_for_what_the_backend_joins(device: Device, light: CublasLt,
+@pytest.mark.parametrize(("dtype", "products", "ours"), [
+    ("float16", 5, 0),  # GELU, a bias, GELU's gradient, two with sums; dx alone is cuBLAS's
+    ("float32", 2, 3)])  # a bias, one with sums; ours are GELU, its gradient, its bias's gradient
+def test_a_layer_asks_for_what_the_backend_joins(device: Device, light: CublasLt, dtype: str, products: int, ours: int,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    """GPT's MLP, forward and backward: six products and nothing else, on a device that runs no kernel of ours."""
-    rng = np.random.default_rng(2)
+    """GPT's MLP, forward and backward, by the parity suite's rule, and in float32 by a bound of its own."""
+    rng, launched = np.random.default_rng(2), list[str]()
     shapes = {"x": (3, 8), "weight": (16, 8), "bias": (16,), "weight2": (8, 16), "bias2": (8,)}
-    values = {name: rng.standard_normal(shape).astype(np.float16) for name, shape in shapes.items()}
-    dout = rng.standard_normal((3, 8)).astype(np.float16)
+    values = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    dout = rng.standard_normal((3, 8)).astype(dtype)
 
-    def passes(backend: str) -> list[np.ndarray]:
-        tensors = [dm.tensor(v, backend=backend, requires_grad=True) for v in values.values()]
+    def passes(backend: str, dtype: str) -> list[np.ndarray]:
+        tensors = [dm.tensor(v.astype(dtype), backend=backend, requires_grad=True) for v in values.values()]
         out = F.linear_gelu_linear(*tensors, approximate="tanh")
-        out.backward(dm.tensor(dout, backend=backend))
+        out.backward(dm.tensor(dout.astype(dtype), backend=backend))
         return [out.detach().numpy(), *(t.grad.numpy() for t in tensors)]  # type: ignore[union-attr]
+    compute = Reference.compute
 
-    backend = cuda.CudaBackend()
-    monkeypatch.setitem(runtime._open, "cuda", backend)
-    for got, want in zip(passes("cuda"), passes("cpu"), strict=True):
-        assert np.allclose(got, want, 5e-3, 2e-2)
-    assert light.calls["matmul"] == 5  # GELU, a bias, GELU's gradient, two with sums; dx alone is cuBLAS's
-    assert not device.launched
+    def noted(self: Reference, addresses: list[int], params: bytes) -> None:
+        launched.append(self.kernel.name)
+        compute(self, addresses, params)
+    monkeypatch.setattr(Reference, "compute", noted)
+    with references_compute(monkeypatch) as backend:
+        found = passes(backend.name, dtype)
+    assert (light.calls["matmul"], len(launched)) == (products, ours), launched
+    for got, numpy, exact in zip(found, passes("cpu", dtype), passes("cpu", "float64"), strict=True):
+        assert error_ratio(got, numpy, exact, dtype, "cuda") <= 1
+        if dtype == "float32":
+            assert np.allclose(got, numpy, 1e-4, 1e-5)
 
 
 def test_what_a_backend_joins(device: Device, light: CublasLt, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,8 @@ def _size_of(spec: Spec, params: bytes) -> dict[str, int]:
 
 
 def _has_sides(size: dict[str, int]) -> bool:
-    """Whether no side is of one or none: PyTorch does not ask cuBLASLt for such products either."""
+    """Whether no side is of one or none: of such cuBLASLt refuses some, says PyTorch's native/cuda/Blas.cpp, which asks
+    it for none either."""
     return min(size["M"], size["N"], size["K"]) > 1
 
 
