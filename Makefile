@@ -6,6 +6,7 @@ BACKEND ?= auto
 TEXT    ?=
 TORCH   ?= torch==2.13.0
 JOBS    ?= 2
+NVRTC   ?= 12.9 13.0 13.1 13.2 13.3 13.4 13.5
 ARGS    ?=
 
 # ops with kernels of their own for 16 bits
@@ -21,7 +22,7 @@ VULKAN := $(VENV)/.stamp-vulkan
 CUDA   := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \(1[23]\).*/,cuda\1/p' | head -1)
 
 .NOTPARALLEL:
-.PHONY: help train sample test lint bench docs sanitize gpu-check clean
+.PHONY: help train sample test lint bench docs sanitize nvrtc gpu-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +57,10 @@ sanitize: $(TEST)  ## run every CUDA kernel on the CPU under ASan, under TSan, a
 	    test_op and (float32 or bfloat16 and ($(SIXTEEN))))"
 	DUALML_CUDA_ON_CPU=shuffled=1,shuffled=2 $(RUN) -m pytest -q -n $(JOBS) --dist loadgroup tests/test_parity.py \
 	    -k "cuda_on_cpu and (test_op or test_kernel)"
+
+nvrtc: $(TEST)  ## compile every CUDA kernel by other versions of NVRTC too (NVRTC="12.9 13.5")
+	@set -e; for version in $(NVRTC); do echo "NVRTC $$version"; scripts/ensure_nvrtc.sh $$version; \
+	    DUALML_TEST_NVRTC=$(VENV)/nvrtc/$$version $(RUN) -m pytest -q -n $(JOBS) --dist loadgroup tests/test_nvrtc.py; done
 
 gpu-check:  ## on a machine with a GPU: real CUDA and Vulkan parity, benchmarks, a table in out/ (offline; ARGS=--help)
 	$(if $(wildcard $(RUN)),$(RUN),python3) benchmarks/gpu_check.py $(ARGS)

@@ -3,6 +3,8 @@
 #include "lib/group.cuh"
 #include "lib/order.cuh"
 #include "lib/running_sum.cuh"
+#undef AT_ONCE
+#define AT_ONCE , {{ 1024 // BLOCK }}
 constexpr u32 n = C / W;
 constexpr bool LONG = C > 256;
 constexpr u32 BITS = C > 4096 ? 11 : 8;  // of a key, looked at in one pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,14 @@ from typing import Any
 
 @functools.cache
 def nvrtc() -> tuple[ctypes.CDLL, list[Path]] | None:
-    """The library and the folder of CUDA's headers, or None where the wheels of the extra `nvrtc` are not installed."""
-    package = importlib.util.find_spec("nvidia")
-    for place in map(Path, (package.submodule_search_locations or ()) if package else ()):
+    """The library and the folder of CUDA's headers, or None where the wheels of the extra `nvrtc` are not installed.
+    DUALML_TEST_NVRTC names a folder to take instead of what is installed (`make nvrtc`)."""
+    if chosen := os.environ.get("DUALML_TEST_NVRTC"):
+        places = [f"{chosen}/nvidia"]
+    else:
+        package = importlib.util.find_spec("nvidia")
+        places = list(package.submodule_search_locations or ()) if package else []
+    for place in map(Path, places):
         libraries, headers = sorted(place.glob("*/lib/libnvrtc.so.*")), sorted(place.glob("*/include/cuda_bf16.h"))
         if libraries and headers:
             for built_in in place.glob("*/lib/libnvrtc-builtins.so.*"):
