@@ -23,6 +23,7 @@ from dualml.models.speculative import SpeculativeDecoding
 from dualml.nn import functional as F
 from dualml.ops.matmul_epilogues import linear_gelu, linear_gelu_gradient, matmul_sums
 from dualml.ops.matmul_pair import matmul_pair
+from dualml.ops.optimizer import clip_adamw
 from dualml.ops.random import bernoulli
 from dualml.programs.recording import Item, Place
 from dualml.random import default_generator
@@ -130,6 +131,13 @@ def optimizers() -> None:
         optimizer.step()
 
 
+def clipping() -> None:
+    """What fusion makes of clip_grad_norm_ and the step behind it."""
+    arrays = [normal(VOCABULARY * 3008, dtype="float32")._array for _ in range(4)]
+    numbers = [dm.ones(size)._array for size in (9, 1, 1)]
+    run(clip_adamw, *arrays, *numbers, decoupled=1, max_norm=1.0)
+
+
 def pairs() -> None:
     """What fusion makes of a linear layer's gradients where no library makes products: of x, and of the weight."""
     dout, weight, x = normal(TOKENS, 4 * WIDTH), normal(4 * WIDTH, WIDTH), normal(TOKENS, WIDTH)
@@ -163,7 +171,7 @@ def batches() -> None:
 
 
 WORK: tuple[Callable[[], None], ...] = (creation, elementwise, folds, layouts, tables, losses, layers, pairs, epilogues,
-                                         optimizers, writing, batches)
+                                         optimizers, clipping, writing, batches)
 
 
 class Noted:

@@ -305,16 +305,18 @@ def make_kernel(reference: Reference, signature: str, *, name: str, groups: str,
 
 
 def kernel(signature: str, *, groups: str, block: int = 256, software_block: int = 0, static: str = "",
-           vector: str = "", kinds: Mapping[str, str] | None = None, wgsl: str = "",
+           vector: str = "", kinds: Mapping[str, str] | None = None, source: str = "", wgsl: str = "",
            cuda: str = "") -> Callable[[Reference], Kernel]:
-    """Declares the decorated NumPy function as a kernel with sources `cuda/<name>.cu` and `shaders/<name>.wgsl`.
+    """Declares the decorated NumPy function as a kernel with sources `cuda/<name>.cu` and `shaders/<name>.wgsl`, or
+    those of the kernel `source`, whose templates ask for `spec.kernel.name`.
 
     Outside the package, `wgsl` and `cuda` give the two bodies as text instead.
     """
     def declare(reference: Reference) -> Kernel:
         texts = {ending: text for ending, text in (("wgsl", wgsl), ("cu", cuda)) if text}
         made = make_kernel(reference, signature, name=reference.__name__, groups=groups, block=block,
-                           software_block=software_block, static=static, vector=vector, kinds=kinds, texts=texts)
+                           software_block=software_block, static=static, vector=vector, kinds=kinds, source=source,
+                           texts=texts)
         made.__doc__ = reference.__doc__
         if not texts:
             KERNELS[made.name] = made

@@ -144,6 +144,16 @@ def scale_by_norm(x: Any, norm: Any, max_norm: float) -> Any:
     return x
 
 
+@kernel("&param[N] &grad[N] &m:f32[N] &v:f32[N] hyper:f32[9] scale:f32[1] norm[1] | decoupled:u32 max_norm",
+        groups=_EACH, software_block=64, static="decoupled", vector="N", source="adamw")
+def clip_adamw(param: Any, grad: Any, m: Any, v: Any, hyper: Any, scale: Any, norm: Any, decoupled: int,
+               max_norm: float) -> Any:
+    """scale_by_norm of grad, then adamw: what fusion makes of the two."""
+    scaled = scale_by_norm.reference(grad, norm, max_norm)
+    x, mean, square = adamw.reference(param, scaled, m, v, hyper, scale, decoupled)
+    return x, scaled, mean, square
+
+
 # ---- what optimizers call -------------------------------------------------------------------------------------------
 
 def adamw_step(*param_grad_m_v_hyper_scale: Array, decoupled: bool = True) -> None:
@@ -218,6 +228,9 @@ def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.nd
         v = rng.standard_normal(size)**2
         for decoupled in (0, 1):
             yield adamw, (param, grad, m, v, rates, half), {"decoupled": decoupled}
+            for norm, factor in ((0.5, half), (20.0, half), (20.0, skip)):
+                yield clip_adamw, (param, grad, m, v, rates, factor, np.array([norm])), \
+                    {"decoupled": decoupled, "max_norm": 1.0}
         yield adamw, (param, grad, m, v, rates, skip), {"decoupled": 1}
         for nesterov in (0.0, 1.0):
             yield sgd_momentum, (param, grad, m, np.array([0.1, 0.01, 0.9, 0.8, nesterov]), half), {}

@@ -7,6 +7,7 @@ them. `program.explain()` shows what each one did, and what it left and why.
 from __future__ import annotations
 
 from .casts import merge_casts
+from .clipping import fuse_clipping
 from .copies import compute_once, drop_copies, share_equal
 from .elementwise import fuse_elementwise
 from .embeddings import fuse_embeddings
@@ -19,7 +20,8 @@ from .recording import Recording
 from .sums import merge_sums
 
 PASSES = (share_equal, drop_copies, compute_once, fuse_losses, fuse_embeddings, fuse_norms, fuse_norm_casts,
-          fuse_norm_dropouts, fuse_gradient_casts, merge_sums, merge_casts, fuse_elementwise, pair_products)
+          fuse_norm_dropouts, fuse_gradient_casts, merge_sums, fuse_clipping, merge_casts, fuse_elementwise,
+          pair_products)
 
 
 def fused(recording: Recording) -> Graph:

@@ -21,7 +21,7 @@ _NOT_TOGETHER = re.compile(r"\*\s*\*|/\s*/|/\s*\*|\*\s*/|<\s*<|>\s*>")  # powers
 _LONGEST, _DEEPEST = 10_000, 60
 _SHARED = FUNCTIONS.keys() - {"__builtins__"}
 # Launched by fusion alone, after a file is read: sum_jobs writes where a table of numbers says.
-_OF_FUSION = frozenset({"cross_entropy_count", "cross_entropy_in_place", "dropout_layer_norm_forward",
+_OF_FUSION = frozenset({"clip_adamw", "cross_entropy_count", "cross_entropy_in_place", "dropout_layer_norm_forward",
                         "embedding_accumulate", "embedding_add_forward", "layer_norm_dropout_backward", "matmul_pair",
                         "sum_jobs"})
 
