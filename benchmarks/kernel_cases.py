@@ -19,18 +19,13 @@ from dualml.backends.base import Backend
 from dualml.dtypes import as_dtype
 from dualml.kernel import Kernel
 from dualml.ops.attention import attention_backward_delta
-from dualml.ops.bias_gelu import bias_gelu_backward, bias_gelu_forward
+from dualml.ops.bias_gelu import MAX_GROUPS as GELU_GROUPS, bias_gelu_backward, bias_gelu_forward
 from dualml.ops.cross_entropy import cross_entropy_in_place
 from dualml.ops.embedding import embedding_backward, embedding_order, embedding_segments
 from dualml.ops.matmul import gemm, matmul
-from dualml.ops.norm import (
-    _CHUNK_ROWS,
-    _MAX_CHUNKS,
-    layer_norm_backward,
-    layer_norm_forward,
-    norm_gradients,
-)
+from dualml.ops.norm import layer_norm_backward, layer_norm_forward
 from dualml.ops.optimizer import adamw
+from dualml.ops.partials import GROUP_ROWS, MAX_GROUPS, groups_of, sum_partials
 
 Work = Callable[[], Any]
 STEP = {"tokens": 16384, "width": 384, "vocabulary": 4096}
@@ -128,15 +123,15 @@ def blocks(*sizes: int) -> tuple[Variation, ...]:
 # ---- norms ----------------------------------------------------------------------------------------------------------
 
 def norm_backward(rows: int, width: int, dtype: str) -> Case:
-    def ours(make: OurMaker, chunks: int = _MAX_CHUNKS) -> Work:
+    def ours(make: OurMaker, chunks: int = MAX_GROUPS) -> Work:
         dout, x, weight = make.normal(rows, width, dtype=dtype), make.normal(rows, width, dtype=dtype), \
             make.normal(1, width, dtype=dtype)
-        none, groups = Array(x.buffer, (0, rows, width), x.dtype), max(1, min(chunks, -(-rows // _CHUNK_ROWS)))
+        none, groups = Array(x.buffer, (0, rows, width), x.dtype), max(1, min(chunks, -(-rows // GROUP_ROWS)))
         _, _, mean, rstd = run(layer_norm_forward, x, none, weight, weight, types={"Y": x.dtype}, eps=1e-5)
 
         def work() -> Any:
             dx, partial = run(layer_norm_backward, dout, x, none, weight, mean, rstd, S=groups, P=2)
-            return dx, run(norm_gradients, partial, A=1, B=1, types={"F": x.dtype})
+            return dx, run(sum_partials, partial, A=1, B=1, types={"F": x.dtype})
         return work
 
     def args(make: TorchMaker) -> tuple[Any, ...]:
@@ -254,19 +249,25 @@ def gelu(rows: int, width: int, dtype: str) -> Iterator[Case]:
         import torch
         return torch.nn.functional.gelu(x + bias, approximate="tanh")
 
-    def ours_back(make: OurMaker) -> Work:
+    def ours_back(make: OurMaker, groups: int = GELU_GROUPS) -> Work:
         dout, x, bias = (make.normal(*shape, dtype=dtype) for shape in ((rows, width), (rows, width), (width,)))
-        return lambda: run(bias_gelu_backward, dout, x, bias, approximate=1)
+
+        def work() -> Any:
+            dx, partial = run(bias_gelu_backward, dout, x, bias, S=groups_of(rows, groups), P=1, approximate=1)
+            return dx, run(sum_partials, partial, A=1, B=0, types={"F": x.dtype})
+        return work
 
     def piece_back(x: Any, bias: Any, dout: Any) -> Any:
         import torch
-        return torch.ops.aten.gelu_backward(dout, x + bias, approximate="tanh")
+        dx = torch.ops.aten.gelu_backward(dout, x + bias, approximate="tanh")
+        return dx, dx.sum(0)
     once = rows * width * BYTES[dtype]
     yield Case("bias_gelu_forward", f"{rows}x{width}", dtype, 2 * once, (bias_gelu_forward,), ours, both(args, piece),
                variations=blocks(128, 512))
     yield Case("bias_gelu_backward", f"{rows}x{width}", dtype, 3 * once, (bias_gelu_backward,), ours_back,
                both(lambda make: (*args(make), make.normal(rows, width, dtype=dtype)), piece_back),
-               variations=blocks(128, 512))
+               variations=(*blocks(128, 256), *(Variation(f"{n} groups of rows", None, (("groups", n),))
+                                                for n in (256, 1024) if n * GROUP_ROWS <= rows)))
 
 
 def attention_delta(rows: int, size: int, dtype: str) -> Case:

@@ -42,8 +42,9 @@ REGISTERS, WARPS, BLOCKS, SHARED, SHARED_SPENT = 65536, 64, 32, 228 << 10, 1 << 
 _USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
 # Additions and multiplications, with functions as ten, per element of the largest tensor: rough, and nowhere the bound.
 _PER_ELEMENT = {"dropout_forward": 15, "layer_norm_forward": 8, "layer_norm_backward": 14, "bias_gelu_forward": 20,
-                "dropout_layer_norm_forward": 23, "layer_norm_dropout_backward": 29, "bias_gelu_backward": 30,
-                "cross_entropy_in_place": 28, "cross_entropy_forward": 14, "cross_entropy_backward": 14, "adamw": 25}
+                "dropout_layer_norm_forward": 23, "layer_norm_dropout_backward": 29, "bias_gelu_backward": 31,
+                "cross_entropy_in_place": 28, "cross_entropy_forward": 14, "cross_entropy_backward": 14, "adamw": 25,
+                "clip_adamw": 26}
 
 
 class Noting(Recorder):

@@ -3,7 +3,7 @@
 constexpr u32 n = C / W, COLUMNS = BLOCK < 8 ? BLOCK : 8, LANES = BLOCK / COLUMNS;
 
 KERNEL {
-    const u32 t = threadIdx.x, j = blockIdx.x * COLUMNS + t % COLUMNS;  // weight's columns, then bias's
+    const u32 t = threadIdx.x, j = blockIdx.x * COLUMNS + t % COLUMNS;  // columns of row 0, then of row 1
     vecf total = vec(0.f);
     if (j < P * n) {
 #pragma unroll 8
@@ -11,6 +11,6 @@ KERNEL {
     }
     total = sum_lanes<COLUMNS>(total);
     if (t >= COLUMNS) return;
-    if (A && j < n) store(dweight, j, total);
-    if (B && j >= n && j < 2 * n) store(dbias, j - n, total);
+    if (A && j < n) store(first, j, total);
+    if (B && j >= n && j < 2 * n) store(second, j - n, total);
 }

@@ -16,7 +16,7 @@ Bar = tuple[str, float, float]  # kernel, seconds from the first launch, seconds
 _LANES = (
     ("matrix products", "#0072b2", r"matmul"),
     ("attention", "#d55e00", r"attention_|rope_|decode_|cache_"),
-    ("norms", "#009e73", r"layer_norm|rms_norm|norm_gradients"),
+    ("norms", "#009e73", r"layer_norm|rms_norm|sum_partials"),
     ("loss, softmax", "#cc79a7", r"cross_entropy|softmax|log_softmax|logsumexp"),
     ("embedding", "#56b4e9", r"embedding_"),
     ("optimizer", "#e69f00", r"adamw|sgd|refresh_master|squared_norm|grad_norm|scale_by_norm|grad_factor|accumulate"),

@@ -4,12 +4,12 @@ const LANES = BLOCK / COLUMNS;
 var<workgroup> sums: array<vecf, BLOCK>;
 
 @compute @workgroup_size(BLOCK)
-fn norm_gradients(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
-                  @builtin(local_invocation_index) t: u32) {
+fn sum_partials(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+                @builtin(local_invocation_index) t: u32) {
     let g = wid.x + wid.y * nwg.x;
     if (g >= p.groups) { return; }
     let n = C / W;
-    let j = g * COLUMNS + t % COLUMNS;  // weight's columns, then bias's
+    let j = g * COLUMNS + t % COLUMNS;  // columns of row 0, then of row 1
     var total = vecf(0.0);
     if (j < P * n) {
         for (var s = t / COLUMNS; s < p.S; s += LANES) { total += partial[s * P * n + j]; }
@@ -22,9 +22,9 @@ fn norm_gradients(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nw
     }
     if (t >= COLUMNS) { return; }
 {% if A %}
-    if (j < n) { dweight[j] = vecF(sums[t]); }
+    if (j < n) { first[j] = vecF(sums[t]); }
 {% endif %}
 {% if B %}
-    if (j >= n && j < 2u * n) { dbias[j - n] = vecF(sums[t]); }
+    if (j >= n && j < 2u * n) { second[j - n] = vecF(sums[t]); }
 {% endif %}
 }

@@ -161,7 +161,7 @@ def test_a_training_run_is_the_same_bit_for_bit(backend: str, dropout: float) ->
     assert names.count("sum_jobs") < (names.count("matmul") + 2 * pairs) / 4
     assert names.count("sum_columns") < 2
     assert pairs == (0 if backend == "cpu" else 9)
-    assert "norm_gradients" not in names
+    assert "sum_partials" not in names
     if dropout:
         assert "dropout_forward" not in names
         assert names.count("dropout_layer_norm_forward") == names.count("layer_norm_dropout_backward") == 5

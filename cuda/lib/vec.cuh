@@ -27,12 +27,15 @@ template <typename E> __device__ __forceinline__ StoredVec<E> load_stored(const 
     return ((const StoredVec<E>*)from)[index];
 }
 
-template <typename E> __device__ __forceinline__ vecf load(const E* from, size_t index) {
-    const StoredVec<E> s = load_stored(from, index);
+template <typename E> __device__ __forceinline__ vecf widen(StoredVec<E> s) {
     vecf r;
 #pragma unroll
     for (u32 i = 0; i < VEC; i++) r.v[i] = float(s.v[i]);
     return r;
+}
+
+template <typename E> __device__ __forceinline__ vecf load(const E* from, size_t index) {
+    return widen(load_stored(from, index));
 }
 
 template <typename E> __device__ __forceinline__ void store_stored(E* to, size_t index, StoredVec<E> s) {

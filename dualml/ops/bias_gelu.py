@@ -17,15 +17,18 @@ from ..dtypes import bfloat16, float16
 from ..errors import ShapeError
 from ..kernel import kernel
 from .base import BadCase, Case, Gradients, Op
-from .blocks import each, row_blocks
+from .blocks import BLOCK, each, row_blocks
 from .numpy_math import erf
-from .reduce import sum_columns
+from .partials import groups_of, sum_partials
 
 _INNER = math.sqrt(2 / math.pi)
 # tanh(a q(a^2)) is erf(a / sqrt 2) within 6e-8: a minimax fit of ours over [0, 6.2], highest power first. In float32 it
 # takes half the passes over memory that the fraction in numpy_math.erf does.
 _ERF = (1.7562760154e-9, -1.3226623267e-7, 3.9647726341e-6, -5.5306314280e-5, -3.2594749693e-5, 3.6333084413e-2,
         0.79788494149)
+
+MAX_GROUPS = 512  # of rows: a row of an MLP's inner layer takes several workgroups, and all should run at once
+_SHARES = 4  # at least, of a backward pass's work, for the cores
 
 # ---- kernels --------------------------------------------------------------------------------------------------------
 
@@ -102,16 +105,27 @@ def bias_gelu_forward(x: Any, bias: Any, approximate: int) -> Any:
     return _in_blocks(lambda x: gelu(x + bias, approximate), x)
 
 
-@kernel("dout[N,C] x[N,C] bias[C] -> dx[N,C] | approximate:u32", groups="cdiv(N * (C // W), BLOCK)", software_block=64,
-        static="C approximate", vector="C")
-def bias_gelu_backward(dout: Any, x: Any, bias: Any, approximate: int) -> Any:
-    """dout * gelu'(x + bias)."""
-    return _in_blocks(lambda x, d: np.multiply(slope := gelu_slope(x + bias, approximate), d, out=slope), x, dout)
+@kernel("dout[N,C] x[N,C] bias[C] -> dx[N,C] partial:f32[S,P,C] | S:u32 P:u32 approximate:u32",
+        groups="S * cdiv(C // W, BLOCK)", block=64, software_block=64, static="C P approximate", vector="C")
+def bias_gelu_backward(dout: Any, x: Any, bias: Any, S: int, P: int, approximate: int) -> Any:
+    """dx = dout * gelu'(x + bias), and for each of S workgroups its rows' sum of dx (P = 1)."""
+    dx, partial = np.empty_like(x), np.zeros((S, P, x.shape[1]), x.dtype)
+
+    def work(groups: slice) -> None:
+        for start in range(0, len(x), S):
+            rows = slice(start + groups.start, min(start + groups.stop, len(x)))
+            made = np.multiply(gelu_slope(x[rows] + bias, approximate), dout[rows], out=dx[rows])
+            partial[groups.start:groups.start + len(made)] += made[:, None][:, :P]
+    step = max(1, min(BLOCK // max(1, x.shape[1]), -(-S // _SHARES)))
+    each([slice(start, min(start + step, S)) for start in range(0, S, step)], work)
+    return dx, partial
 
 
-for _kernel in (bias_gelu_forward, bias_gelu_backward):  # 16 bytes an invocation, of 16-bit elements too
-    _kernel.variant("wide", "cuda", lambda device, dims: dims["C"] % 8 == 0, groups="cdiv(N * (C // 8), BLOCK)",
-                    block=256, dtypes=(float16, bfloat16))
+# 16 bytes an invocation, of 16-bit elements too
+bias_gelu_forward.variant("wide", "cuda", lambda device, dims: dims["C"] % 8 == 0,
+                          groups="cdiv(N * (C // 8), BLOCK)", block=256, dtypes=(float16, bfloat16))
+bias_gelu_backward.variant("wide", "cuda", lambda device, dims: dims["C"] % 8 == 0,
+                           groups="S * cdiv(C // 8, BLOCK)", block=64, dtypes=(float16, bfloat16))
 
 
 # ---- op -------------------------------------------------------------------------------------------------------------
@@ -131,10 +145,15 @@ class BiasGelu(Op):
 
     def backward(self, dout: Array) -> Gradients:
         x, bias = self.saved
-        dx = run(bias_gelu_backward, _rows(dout), _rows(x), bias, approximate=self.approximate)
+        rows = _rows(x)
+        dx, partial = run(bias_gelu_backward, _rows(dout), rows, bias, S=groups_of(rows.shape[0], MAX_GROUPS),
+                          P=int(self.needs[1]), approximate=self.approximate)
         dbias = None
         if self.needs[1]:
-            dbias = sum_columns(dx, out=self.into[1] if len(self.into) > 1 else None)
+            slot = self.into[1] if len(self.into) > 1 else None
+            dbias, _ = run(sum_partials, partial, A=1, B=0, out=(slot,),
+                           types={"F": x.dtype if slot is None else slot.dtype})
+            dbias = dbias.reshape(*bias.shape)
         return dx.reshape(*x.shape), dbias
 
     @classmethod

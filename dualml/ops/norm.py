@@ -8,7 +8,7 @@ and without: tensors that may be missing have a first dimension of 1 or 0 (R res
 of an op have one dtype; fusion may let x, out and dout (X, Y, D) be in 16 bits beside float32, which saves casts.
 
 With g = dy * weight and y' the normalised row, dx = rstd * (g - mean(g) - y' * mean(g * y')), where RMSNorm has no
-mean(g). The same pass adds dy * y' and dy up over the rows that a workgroup has; `norm_gradients` adds the workgroups.
+mean(g). The same pass adds dy * y' and dy up over the rows that a workgroup has; `sum_partials` adds the workgroups.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from ..errors import ShapeError
 from ..kernel import DeviceInfo, Scalar, kernel
 from .base import BadCase, Case, Gradients, Op
 from .blocks import each
+from .partials import groups_of, sum_partials
 
-_MAX_CHUNKS = 1024  # workgroups of a backward pass: fills the largest GPU, and leaves few partial sums to add
-_CHUNK_ROWS = 8     # rows for which a workgroup is worth its partial sums
 _BLOCK = 1 << 18    # elements that the references do at a time
 _STRETCHES = 4      # for which they keep sums apart
 
@@ -140,14 +139,6 @@ def _add_sums(sums: Any, d: Any, xhat: Any) -> None:
         sums[:len(d) - whole, index] += math.prod(f[whole:] for f in factors)
 
 
-@kernel("partial:f32[S,P,C] -> dweight[A,C] dbias[B,C] | A:u32 B:u32",
-        groups="cdiv(P * C, W * min(BLOCK, 8))", software_block=8, static="C P A B", vector="C")
-def norm_gradients(partial: Any, A: int, B: int) -> Any:
-    """The sums over all workgroups of a backward pass: row 0 is the weight's gradient, row 1 the bias's."""
-    total = partial.sum(0)
-    return total[:A], total[1:1 + B]
-
-
 def one_subgroup(device: DeviceInfo, dims: Mapping[str, Scalar]) -> bool:
     """On CPU drivers a workgroup is one subgroup, whose sums need no barriers."""
     return device.software and device.subgroup_size > 0
@@ -202,19 +193,19 @@ class _Norm(Op):
         row = x.shape[-1:]
         rows = x.reshape(math.prod(x.shape[:-1]), *row)
         needs = (*self.needs[first:first + 2], False, False)
-        chunks = max(1, min(_MAX_CHUNKS, -(-rows.shape[0] // _CHUNK_ROWS)))
+        groups = groups_of(rows.shape[0])
         tensors = [dout.reshape(*rows.shape), rows, _maybe(self.name, "dh", dh, x, rows.shape),
                    _maybe(self.name, "weight", weight, x, row)]
         if self.rms:
-            dx, partial, _ = run(rms_norm_backward, *tensors, rstd, types={"Y": x.dtype}, S=chunks, P=int(needs[0]),
+            dx, partial, _ = run(rms_norm_backward, *tensors, rstd, types={"Y": x.dtype}, S=groups, P=int(needs[0]),
                                  Z=0)
         else:
             sums = 2 if needs[1] else int(needs[0])
-            dx, partial = run(layer_norm_backward, *tensors, mean, rstd, S=chunks, P=sums)
+            dx, partial = run(layer_norm_backward, *tensors, mean, rstd, S=groups, P=sums)
         grads: list[Array | None] = [None, None]
         if any(needs):
             slots = [slot if wanted else None for slot, wanted in zip(self.into[first:first + 2], needs, strict=False)]
-            made = run(norm_gradients, partial, A=int(needs[0]), B=int(needs[1]), types={"F": x.dtype},
+            made = run(sum_partials, partial, A=int(needs[0]), B=int(needs[1]), types={"F": x.dtype},
                        out=tuple(slots))
             grads = [g.reshape(*row) if wanted else None for g, wanted in zip(made, needs, strict=False)]
         return dx.reshape(*x.shape), *grads

@@ -1,7 +1,7 @@
 """Many sums over columns in one launch: what is left when a captured step's small sums are put together.
 
 A job sums K rows of `width` vectors, `stride` vectors apart, in S pieces; `lanes` columns stand side by side in a
-workgroup. It adds in the order of reduce_columns and norm_gradients, so its bits are theirs. A row of `jobs` is
+workgroup. It adds in the order of reduce_columns and sum_partials, so its bits are theirs. A row of `jobs` is
 (first workgroup, source, first vector, K, width, stride, lanes, S, first vector of the result); vectors are 4 wide.
 """
 

@@ -54,7 +54,7 @@ def _targets(graph: Graph) -> list[int]:
 def _jobs(item: Item) -> list[Job]:
     """What an item does, as jobs; none if it is no such sum."""
     dims: dict[str, Any] = dict(item.dims)
-    if is_kernel(item, "norm_gradients"):
+    if is_kernel(item, "sum_partials"):
         partial, *outs = item.places
         return [Job(partial, index * dims["C"], dims["S"], dims["C"], dims["P"] * dims["C"], 8, 1, out)
                 for index, (out, wanted) in enumerate(zip(outs, (dims["A"], dims["B"]), strict=True)) if wanted]
