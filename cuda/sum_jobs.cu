@@ -10,12 +10,13 @@ KERNEL {
     const u32 source = field[1], rows = field[3], width = field[4], pieces = field[7], local = g - field[0];
     const u32 lanes = field[6] < BLOCK ? field[6] : BLOCK, column = local / pieces * lanes + t % lanes;
     const u32 s = local % pieces, least = rows / pieces, more = rows % pieces;
-    const u32 begin = s * least + (s < more ? s : more), end = begin + least + (s < more);
+    const u32 step = BLOCK / lanes, begin = s * least + (s < more ? s : more) + t / lanes;
+    const u32 own = least + (s < more), count = t / lanes < own ? (own - t / lanes + step - 1) / step : 0;
     const F* x = source == 0 ? x0 : source == 1 ? x1 : source == 2 ? x2 : source == 3 ? x3 : source == 4 ? x4 : x5;
     vecf acc = vec(0.f);
     if (column < width)
-        for (u32 k = begin + t / lanes; k < end; k += BLOCK / lanes)
-            acc += load(x, field[2] + column + (size_t)k * field[5]);
+#pragma unroll 4
+        for (u32 k = 0; k < count; k++) acc += load(x, field[2] + column + (size_t)(begin + k * step) * field[5]);
     for (u32 d = BLOCK / 2; d >= lanes; d >>= 1) {
         parts[t] = acc;
         __syncthreads();

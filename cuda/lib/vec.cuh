@@ -27,7 +27,7 @@ template <typename E> __device__ __forceinline__ StoredVec<E> load_stored(const 
     return ((const StoredVec<E>*)from)[index];
 }
 
-template <typename E> __device__ __forceinline__ vecf widen(StoredVec<E> s) {
+template <typename E> __device__ __forceinline__ vecf widen(const StoredVec<E>& s) {
     vecf r;
 #pragma unroll
     for (u32 i = 0; i < VEC; i++) r.v[i] = float(s.v[i]);

@@ -144,7 +144,7 @@ def scale_by_norm(x: Any, norm: Any, max_norm: float) -> Any:
     return x
 
 
-@kernel("&param[N] &grad[N] &m:f32[N] &v:f32[N] hyper:f32[9] scale:f32[1] norm[1] | decoupled:u32 max_norm",
+@kernel("&param[N] &grad[N] &m:f32[N] &v:f32[N] hyper:f32[9] scale:f32[1] norm:f32[1] | decoupled:u32 max_norm",
         groups=_EACH, software_block=64, static="decoupled", vector="N", source="adamw")
 def clip_adamw(param: Any, grad: Any, m: Any, v: Any, hyper: Any, scale: Any, norm: Any, decoupled: int,
                max_norm: float) -> Any:
