@@ -19,13 +19,13 @@ from dualml.backends.base import Backend
 from dualml.dtypes import as_dtype
 from dualml.kernel import Kernel
 from dualml.ops.attention import attention_backward_delta
-from dualml.ops.bias_gelu import MAX_GROUPS as GELU_GROUPS, bias_gelu_backward, bias_gelu_forward
+from dualml.ops.bias_gelu import MOST_GROUPS as GELU_GROUPS, bias_gelu_backward, bias_gelu_forward
 from dualml.ops.cross_entropy import cross_entropy_in_place
 from dualml.ops.embedding import embedding_backward, embedding_order, embedding_segments
 from dualml.ops.matmul import gemm, matmul
 from dualml.ops.norm import layer_norm_backward, layer_norm_forward
 from dualml.ops.optimizer import adamw
-from dualml.ops.partials import GROUP_ROWS, MAX_GROUPS, groups_of, sum_partials
+from dualml.ops.partials import GROUP_ROWS, MOST_GROUPS, groups_of, sum_partials
 
 Work = Callable[[], Any]
 STEP = {"tokens": 16384, "width": 384, "vocabulary": 4096}
@@ -123,10 +123,10 @@ def blocks(*sizes: int) -> tuple[Variation, ...]:
 # ---- norms ----------------------------------------------------------------------------------------------------------
 
 def norm_backward(rows: int, width: int, dtype: str) -> Case:
-    def ours(make: OurMaker, chunks: int = MAX_GROUPS) -> Work:
+    def ours(make: OurMaker, chunks: int = MOST_GROUPS) -> Work:
         dout, x, weight = make.normal(rows, width, dtype=dtype), make.normal(rows, width, dtype=dtype), \
             make.normal(1, width, dtype=dtype)
-        none, groups = Array(x.buffer, (0, rows, width), x.dtype), max(1, min(chunks, -(-rows // GROUP_ROWS)))
+        none, groups = Array(x.buffer, (0, rows, width), x.dtype), groups_of(rows, chunks)
         _, _, mean, rstd = run(layer_norm_forward, x, none, weight, weight, types={"Y": x.dtype}, eps=1e-5)
 
         def work() -> Any:

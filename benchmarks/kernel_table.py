@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -124,9 +125,9 @@ def table(program: Any, precision: str, batch: int, dropout: float, measured: di
 
 def parts(rows: list[Row]) -> str:
     """What bounds the step, and what is large of all that is neither products nor attention."""
-    kinds = {"norms": "layer_norm", "GELU": "bias_gelu", "sums of columns": "reduce_columns", "AdamW": "adamw",
+    kinds = {"norms": "layer_norm", "GELU": "bias_gelu", "sums of columns": "reduce_columns|sum_", "AdamW": "adamw",
              "cross entropy": "cross_entropy", "casts": "cast_"}
-    sums = {kind: sum(r.floor for r in rows if word in r.name) * 1e3 for kind, word in kinds.items()}
+    sums = {kind: sum(r.floor for r in rows if re.search(word, r.name)) * 1e3 for kind, word in kinds.items()}
     bound = sum(r.floor for r in rows if r.bounds == {"memory"}) / sum(r.floor for r in rows)
     return (f"Memory bounds {bound:.0%} of it. Besides products and attention: "
             f"{', '.join(f'{kind} {ms:.2f} ms' for kind, ms in sums.items())}.")

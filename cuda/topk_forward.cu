@@ -4,7 +4,7 @@
 #include "lib/order.cuh"
 #include "lib/running_sum.cuh"
 #undef AT_ONCE
-#define AT_ONCE , {{ 1024 // BLOCK }}
+#define AT_ONCE , {{ 1024 // BLOCK or 1 }}
 constexpr u32 n = C / W;
 constexpr bool LONG = C > 256;
 constexpr u32 BITS = C > 4096 ? 11 : 8;  // of a key, looked at in one pass

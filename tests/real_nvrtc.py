@@ -26,6 +26,7 @@ def nvrtc() -> tuple[ctypes.CDLL, list[Path]] | None:
             for built_in in place.glob("*/lib/libnvrtc-builtins.so.*"):
                 ctypes.CDLL(str(built_in))  # which NVRTC 13.0 looks for by its name alone
             return ctypes.CDLL(str(libraries[-1])), [headers[-1].parent]
+    assert not chosen, f"no NVRTC in {chosen}"
     return None
 
 

@@ -334,6 +334,19 @@ def test_rows_of_16_bits_move_16_bytes_at_a_time() -> None:
         name for name, text in sources.items() if "#define ROW " in text or "lib/cross_entropy.cuh" in text}
 
 
+def test_sums_over_rows_load_ahead() -> None:
+    """Several rows are loaded before a branch asks whether there are more: else each load waits for the sum before."""
+    device, rows = Recorder(90), np.zeros((4000, 384))
+    run_op(OPS["sum"], Case("case", (rows,), {"dim": (0,)}), dtypes.bfloat16, device, only_input=1)
+    for name in ("sum_jobs", "sum_partials"):
+        run_kernel(kernel_cases()[name][0], dtypes.float32, device)
+    most = {}
+    for spec in device.specs:
+        blocks = re.split(r"\bbra\b", compiled(spec, rounding(spec)))
+        most[spec.kernel.name] = max(len(re.findall(r"ld\.global\S*\.v\d", block)) for block in blocks)
+    assert most == {"sum_columns": 4, "sum_jobs": 4, "sum_partials": 8}
+
+
 def test_a_spill_and_a_warning_are_noticed() -> None:
     many = "\n".join(f"float v{i} = x[{i} * 512];" for i in range(200))
     spill = (f'extern "C" __global__ void __launch_bounds__(1024) k(volatile float* x) {{ {many}\n'

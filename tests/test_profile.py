@@ -120,6 +120,8 @@ def test_kernels_have_their_lanes() -> None:
     assert lanes["matmul"] == 0
     assert lanes["attention_backward"] == lanes["rope_turn"] == 1
     assert lanes["sum_rows"] == lanes["arg_max_merge"] != lanes["grad_norm_total"] == lanes["adamw"]
+    assert lanes["clip_adamw"] == lanes["adamw"]
+    assert lanes["sum_partials"] == lanes["sum_jobs"] == lanes["sum_columns"]
     assert lane_of("gelu_forward") == lane_of("fill_forward")
 
 

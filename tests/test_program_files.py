@@ -219,7 +219,7 @@ def _number(data: dict[str, Any], kind: str) -> int:
 
 
 LIES: dict[str, tuple[Change, str]] = {
-    "format": (lambda d: d.update(format=1), "format must be 2, got 1"),
+    "format": (lambda d: d.update(format=1), "format must be 3, got 1"),
     "more fields": (lambda d: d.update(code="import os"), "fields must be"),
     "fewer fields": (lambda d: d.pop("random"), "fields must be"),
     "name": (lambda d: d.update(name="a\x1b[2J"), "name must be a short text"),

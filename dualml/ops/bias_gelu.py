@@ -15,11 +15,11 @@ import numpy as np
 from ..array import Array, run
 from ..dtypes import bfloat16, float16
 from ..errors import ShapeError
-from ..kernel import kernel
+from ..kernel import Kernel, kernel
 from .base import BadCase, Case, Gradients, Op
 from .blocks import BLOCK, each, row_blocks
 from .numpy_math import erf
-from .partials import groups_of, sum_partials
+from .partials import GROUP_ROWS, groups_of, sum_partials
 
 _INNER = math.sqrt(2 / math.pi)
 # tanh(a q(a^2)) is erf(a / sqrt 2) within 6e-8: a minimax fit of ours over [0, 6.2], highest power first. In float32 it
@@ -27,7 +27,7 @@ _INNER = math.sqrt(2 / math.pi)
 _ERF = (1.7562760154e-9, -1.3226623267e-7, 3.9647726341e-6, -5.5306314280e-5, -3.2594749693e-5, 3.6333084413e-2,
         0.79788494149)
 
-MAX_GROUPS = 512  # of rows: a row of an MLP's inner layer takes several workgroups, and all should run at once
+MOST_GROUPS = 512  # of rows: a row of an MLP's inner layer takes several workgroups, and all should run at once
 _SHARES = 4  # at least, of a backward pass's work, for the cores
 
 # ---- kernels --------------------------------------------------------------------------------------------------------
@@ -128,6 +128,13 @@ bias_gelu_backward.variant("wide", "cuda", lambda device, dims: dims["C"] % 8 ==
                            groups="S * cdiv(C // 8, BLOCK)", block=64, dtypes=(float16, bfloat16))
 
 
+def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.ndarray, ...], dict[str, Any]]]:
+    """Sample launches: without sums, and with more rows to a workgroup than an op's cases have."""
+    for rows, width, groups, sums in ((5, 7, 2, 0), (70, 24, 3, 1), (9, 300, 9, 0), (33, 520, 2, 1)):
+        dout, x = rng.standard_normal((2, rows, width))
+        yield bias_gelu_backward, (dout, x, rng.standard_normal(width)), {"S": groups, "P": sums, "approximate": 1}
+
+
 # ---- op -------------------------------------------------------------------------------------------------------------
 
 class BiasGelu(Op):
@@ -146,8 +153,9 @@ class BiasGelu(Op):
     def backward(self, dout: Array) -> Gradients:
         x, bias = self.saved
         rows = _rows(x)
-        dx, partial = run(bias_gelu_backward, _rows(dout), rows, bias, S=groups_of(rows.shape[0], MAX_GROUPS),
-                          P=int(self.needs[1]), approximate=self.approximate)
+        groups = groups_of(rows.shape[0], MOST_GROUPS, GROUP_ROWS if self.needs[1] else 1)
+        dx, partial = run(bias_gelu_backward, _rows(dout), rows, bias, S=groups, P=int(self.needs[1]),
+                          approximate=self.approximate)
         dbias = None
         if self.needs[1]:
             slot = self.into[1] if len(self.into) > 1 else None

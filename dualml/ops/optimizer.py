@@ -228,7 +228,7 @@ def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.nd
         v = rng.standard_normal(size)**2
         for decoupled in (0, 1):
             yield adamw, (param, grad, m, v, rates, half), {"decoupled": decoupled}
-            for norm, factor in ((0.5, half), (20.0, half), (20.0, skip)):
+            for norm, factor in ((0.5, half), (20.0, half), (0.5, skip), (20.0, skip)):
                 yield clip_adamw, (param, grad, m, v, rates, factor, np.array([norm])), \
                     {"decoupled": decoupled, "max_norm": 1.0}
         yield adamw, (param, grad, m, v, rates, skip), {"decoupled": 1}

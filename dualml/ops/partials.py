@@ -5,17 +5,20 @@ both sums are fixed, so the bits do not depend on which workgroup ends first.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from ..kernel import kernel
+import numpy as np
 
-MAX_GROUPS = 1024  # fills the largest GPU, and leaves few partial sums to add
+from ..kernel import Kernel, kernel
+
+MOST_GROUPS = 1024  # fills the largest GPU, and leaves few partial sums to add
 GROUP_ROWS = 8     # rows for which a workgroup is worth its partial sums
 
 
-def groups_of(rows: int, most: int = MAX_GROUPS) -> int:
-    """How many workgroups share so many rows: of S, workgroup s has rows s, s + S, ..."""
-    return max(1, min(most, -(-rows // GROUP_ROWS)))
+def groups_of(rows: int, most: int = MOST_GROUPS, each: int = GROUP_ROWS) -> int:
+    """How many workgroups share so many rows, `each` or more: of S, workgroup s has rows s, s + S, ..."""
+    return max(1, min(most, -(-rows // each)))
 
 
 @kernel("partial:f32[S,P,C] -> first[A,C] second[B,C] | A:u32 B:u32",
@@ -25,3 +28,9 @@ def sum_partials(partial: Any, A: int, B: int) -> Any:
     total = partial.sum(0)
     return total[:A], total[1:1 + B]
 
+
+
+def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.ndarray, ...], dict[str, Any]]]:
+    """Sample launches: fewer and more workgroups' sums than threads share a column, one row of them or two."""
+    for groups, rows, width in ((3, 1, 12), (100, 2, 7), (300, 1, 520)):
+        yield sum_partials, (rng.standard_normal((groups, rows, width)),), {"A": 1, "B": rows - 1}

@@ -8,8 +8,8 @@ from .graph import Graph, is_kernel, reads_what_it_writes
 
 
 def fuse_clipping(graph: Graph) -> None:
-    """scale_by_norm whose result an adamw reads next, all of it: the one writes what it has scaled, so nobody who looks
-    at the gradients afterwards sees a difference. In float32, where what is stored is what was computed."""
+    """scale_by_norm whose result an adamw reads next, all of it. The one launch writes back what it has scaled, for who
+    looks at the gradients afterwards. In float32 only, where what is stored is what was computed."""
     index = 0
     while index < len(graph.items):
         if not (is_kernel(graph.items[index], "scale_by_norm") and _clip(graph, index)):
@@ -24,8 +24,9 @@ def _clip(graph: Graph, index: int) -> bool:
         return False
     step = graph.items[at]
     param, wanted, m, v, hyper, scale = step.places
+    assert item.spec is not None
     assert step.spec is not None
-    if wanted != grad or any(dtype is not float32 for _, dtype in step.spec.types):
+    if wanted != grad or {float32} != {dtype for _, dtype in (*item.spec.types, *step.spec.types)}:
         return False
     made = graph.launch(clip_adamw, {"F": float32}, {**step.dims, "max_norm": item.dims["max_norm"]},
                         [param, grad, m, v, hyper, scale, norm], step.where)

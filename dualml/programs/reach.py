@@ -27,6 +27,8 @@ def check_reach(kernel: Kernel, dims: dict[str, Any]) -> None:
             raise ValueError(f"{kernel.name} has {dims['V']} classes in rows of {dims['L']}")
         if dims.get("D", 1) not in (1, dims["N"]):
             raise ValueError(f"{kernel.name} has {dims['D']} gradients for {dims['N']} rows")
+    elif "partial" in {arg.name for arg in kernel.outputs} and dims["S"] < 1:
+        raise ValueError(f"{kernel.name} has {dims['S']} groups of rows")  # it would go round for ever
     elif kernel.name.startswith("strided_"):
         _strided(kernel.name, dims)
 

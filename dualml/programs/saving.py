@@ -33,7 +33,7 @@ from .updates import Update, update_of
 if TYPE_CHECKING:
     from .program import Program
 
-FORMAT = 2  # 1: before a cross entropy's rows could be longer than its classes are many
+FORMAT = 3  # 1: before rows of a cross entropy could be longer than its classes are many; 2: before sum_partials
 FILE, TENSORS = "program.json", "tensors.safetensors"
 STORED = ("weight", "state", "setting", "constant")
 ALIGNMENT, ARENA_LIMIT = 256, 128 << 20  # of a browser
