@@ -219,7 +219,7 @@ def _number(data: dict[str, Any], kind: str) -> int:
 
 
 LIES: dict[str, tuple[Change, str]] = {
-    "format": (lambda d: d.update(format=1), "format must be 3, got 1"),
+    "format": (lambda d: d.update(format=1), r"format must be 3, got 1\. .* save it with this one"),
     "more fields": (lambda d: d.update(code="import os"), "fields must be"),
     "fewer fields": (lambda d: d.pop("random"), "fields must be"),
     "name": (lambda d: d.update(name="a\x1b[2J"), "name must be a short text"),

@@ -13,7 +13,7 @@ import numpy as np
 from ..kernel import Kernel, kernel
 
 MOST_GROUPS = 1024  # fills the largest GPU, and leaves few partial sums to add
-GROUP_ROWS = 8     # rows for which a workgroup is worth its partial sums
+GROUP_ROWS = 8      # rows for which a workgroup is worth its partial sums
 
 
 def groups_of(rows: int, most: int = MOST_GROUPS, each: int = GROUP_ROWS) -> int:
@@ -27,7 +27,6 @@ def sum_partials(partial: Any, A: int, B: int) -> Any:
     """Row 0 and row 1 of each workgroup's sums, added up; only those that are wanted (A, B = 1)."""
     total = partial.sum(0)
     return total[:A], total[1:1 + B]
-
 
 
 def kernel_cases(rng: np.random.Generator) -> Iterator[tuple[Kernel, tuple[np.ndarray, ...], dict[str, Any]]]:

@@ -114,7 +114,9 @@ class _Reader:
 
     def _head(self) -> None:
         if self.data.get("format") != FORMAT:
-            raise ValueError(f"format must be {FORMAT}, got {str(self.data.get('format'))[:20]}")
+            raise CheckpointError(f"[program] {self.path / FILE}: format must be {FORMAT}, got "
+                                  f"{str(self.data.get('format'))[:20]}. Another version of dualml wrote it: capture "
+                                  "the step again and save it with this one.")
         if self.data.keys() != _FIELDS:
             raise ValueError(f"fields must be {', '.join(sorted(_FIELDS))}, got {str(sorted(self.data))[:200]}")
         name = self.data["name"]
